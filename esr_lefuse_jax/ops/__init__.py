@@ -1,0 +1,1 @@
+"""Array operations without parameters that the networks, their fast forms and the losses share."""
