@@ -49,7 +49,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".
 Source = str | os.PathLike | bytes
 IrRange = Literal["auto", "full"] | tuple[float, float]
 
-_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "PPM")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM")
 _ORIENTATION = 0x0112
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
