@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from weights_conversion.atomic import atomic_file
+from esr_lefuse_jax.atomic import atomic_path
 
 # NumPy type to PyTorch's typed storage.
 STORAGES = {
@@ -44,7 +44,11 @@ def write_pth(
     """
     arrays = {key: np.asarray(value, order="C") for key, value in state.items()}
     pickle = encode_state(arrays, wrapped_in)
-    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
         _add(file, archive, "data.pkl", pickle)
         _add(file, archive, "byteorder", b"little")
         for index, array in enumerate(arrays.values()):

@@ -6,7 +6,7 @@ nothing has to be traced or initialised to judge a file.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,21 @@ def _leaves(network: str, **options: int) -> tuple[Leaf, ...]:
     table = _Table()
     _BUILDERS[network](table, **options)
     return tuple(table.rows)
+
+
+def by_torch_key(network: str, **options: int) -> Mapping[str, Leaf]:
+    """Returns the arrays of a network by their PyTorch key; arguments as for `leaves`."""
+    return _by_name(network, "torch_key", **options)
+
+
+def by_path(network: str, **options: int) -> Mapping[str, Leaf]:
+    """Returns the arrays of a network by their Flax path; arguments as for `leaves`."""
+    return _by_name(network, "path", **options)
+
+
+@functools.cache
+def _by_name(network: str, attribute: str, **options: int) -> Mapping[str, Leaf]:
+    return {getattr(leaf, attribute): leaf for leaf in leaves(network, **options)}
 
 
 class _Table:
