@@ -102,7 +102,7 @@ def _read(key: str, tensor: Any, leaf: Leaf, problems: Problems) -> np.ndarray |
     with np.errstate(
         over="ignore"
     ):  # a float64 beyond float32's range becomes infinite and is reported as such
-        array = array.astype(np.float32)
+        array = array.astype(np.float32, order="C")
     bad = math.prod(array.shape) - int(np.count_nonzero(np.isfinite(array)))
     if bad:
         problems.add("not finite", key, f"has {bad:,} NaN or Inf of {array.size:,}")

@@ -74,12 +74,17 @@ def describe_wrong_format(head: bytes) -> str | None:
         return f"is a bare pickle, which could run code and is never opened; {_RESAVE}"
     if head.startswith(b"PK"):
         return "is a damaged or empty zip archive; download or copy it again"
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27:
-        return "is a safetensors file, not a PyTorch .pth; name it .safetensors"
+    if is_safetensors(head):
+        return "is a safetensors file, not a PyTorch .pth"
     if head.startswith((b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")):
         return "is a compressed file; unpack it first"
     start = quoted(head[:12], 60)
-    return f"is not a PyTorch checkpoint (it starts with {start}); expected torch.save's zip format"
+    return f"is no weights file (it starts with {start}); expected a .pth, .safetensors or an Orbax folder"
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file with these first bytes is safetensors: the length of a JSON header, then the header."""
+    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_PICKLE_BYTES
 
 
 def _explain(names: Sequence[str]) -> str | None:

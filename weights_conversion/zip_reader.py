@@ -9,6 +9,7 @@ unpack to more than its own size.
 
 import itertools
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -141,6 +142,8 @@ def quoted(name: object, limit: int = 100) -> str:
 def open_checkpoint(path: Path) -> BinaryIO:
     """Opens a weights file for reading; an operating-system error becomes a `CheckpointError`."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode) and not path.is_dir():
+            raise CheckpointError(f"{path}: is not a regular file")  # opening a pipe would wait for ever
         return open(path, "rb")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
