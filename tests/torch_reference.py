@@ -16,9 +16,7 @@ class LayerNorm2d(nn.Module):
         self.body.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x):
-        x = F.layer_norm(
-            x.permute(0, 2, 3, 1), (x.shape[1],), self.body.weight, self.body.bias, eps=1e-5
-        )
+        x = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.body.weight, self.body.bias, eps=1e-5)
         return x.permute(0, 3, 1, 2)
 
 

@@ -154,7 +154,9 @@ class DualBranchModule(nn.Module):
         """Maps (N, H, W, d) to the same shape; d is a multiple of 8."""
         context = GlobalContextPath(self.dtype, name="global_path")(x)
         texture = LocalTexturePath(self.dtype, name="local_path")(x, train)
-        context_weight, texture_weight = ChannelRecalibration(self.dtype, name="recalibration")(context, texture)
+        context_weight, texture_weight = ChannelRecalibration(self.dtype, name="recalibration")(
+            context, texture
+        )
         return x + texture * texture_weight + context * context_weight
 
 

@@ -129,14 +129,18 @@ class MeanOfConv(nn.Module):
     def __call__(self, *parts: jax.Array) -> jax.Array:
         """Takes the channel-wise concatenation of (N, H, W, C_i), returns (N, features), float32 or wider."""
         channels = sum(part.shape[-1] for part in parts)
-        kernel = self.param("kernel", nn.initializers.he_uniform(), (3, 3, channels, self.features), jnp.float32)
+        kernel = self.param(
+            "kernel", nn.initializers.he_uniform(), (3, 3, channels, self.features), jnp.float32
+        )
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         _, h, w, _ = parts[0].shape
         regions = jnp.concatenate([border_sums(part, h, w) for part in parts], axis=-1)
         return mean_of_conv(regions, h * w, kernel, bias)
 
 
-def mean_of_conv(regions: jax.Array, pixels: jax.Array | int, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def mean_of_conv(
+    regions: jax.Array, pixels: jax.Array | int, kernel: jax.Array, bias: jax.Array
+) -> jax.Array:
     """Mean over pixels of a 3x3 convolution from `border_sums` (N, 3, 3, C) of its input; returns (N, features)."""
     means = window_sums(regions) / pixels
     kernel, bias = kernel.astype(means.dtype), bias.astype(means.dtype)

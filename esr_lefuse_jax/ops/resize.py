@@ -33,7 +33,9 @@ def _enlarge_axis(x: jax.Array, scale: int, axis: int) -> jax.Array:
     size = x.shape[axis]
     margin = [(0, 0)] * x.ndim
     margin[axis] = (2, 2)
-    padded = jnp.pad(x, margin, mode="edge")  # borders replicated: exactly the clamped indices of the definition
+    padded = jnp.pad(
+        x, margin, mode="edge"
+    )  # borders replicated: exactly the clamped indices of the definition
     phases = []
     for first, weights in _phases(scale):
         taps = [

@@ -1,0 +1,151 @@
+"""Runs functions over `Plane`s strip by strip, in bounded memory, with exactly the whole image's result.
+
+A pass reads one strip after the other from its source buffers, applies a function to it and writes what comes out,
+later by the function's lag, to its target buffers; sums over the image add up on the way. A target may be a source:
+what a pass writes it never reads again. The whole pass is one compiled program (`lax.scan`), shared by all blocks of
+the same shape.
+
+Buffers hold `margin` rows above the image, into which the strips that still wait for its first row write, and rows
+below it up to whole strips. All rows outside the image are zero or masked by the functions.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from esr_lefuse_jax.inference.rows import Plane, StreamedRows
+
+# Largest lag of any pass, in rows of its finest input; a multiple of every ratio between a pass's planes.
+MARGIN = 16
+
+PassFunction = Callable[..., tuple[tuple[Plane, ...], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Where the planes of one resolution lie in their buffers.
+
+    Attributes:
+        rows: rows of the padded image.
+        columns: columns of the padded image.
+        strip: rows in a strip.
+        margin: rows above the image.
+    """
+
+    rows: int
+    columns: int
+    strip: int
+    margin: int = MARGIN
+
+    @property
+    def buffer_rows(self) -> int:
+        """Rows of a buffer: the margin, and strips until the last row has come through the longest lag."""
+        return self.margin + self.strips(self.margin) * self.strip
+
+    def strips(self, lag: int) -> int:
+        """Strips after which all image rows have come out of a pass with this lag."""
+        return math.ceil((self.rows + lag) / self.strip)
+
+    def coarser(self) -> "Grid":
+        """The grid of half the resolution that goes with this one's strips."""
+        return dataclasses.replace(
+            self,
+            rows=self.rows // 2,
+            columns=self.columns // 2,
+            strip=self.strip // 2,
+            margin=self.margin // 2,
+        )
+
+    def finer(self, scale: int) -> "Grid":
+        """The grid of `scale` times the resolution."""
+        return Grid(self.rows * scale, self.columns * scale, self.strip * scale, self.margin * scale)
+
+    def zeros(self, batch: int, channels: int, dtype: Any) -> jax.Array:
+        """An empty buffer."""
+        return jnp.zeros((batch, self.buffer_rows, self.columns, channels), dtype)
+
+
+def load(image: jax.Array, grid: Grid) -> jax.Array:
+    """Puts (N, H, W, C) into a buffer."""
+    below = grid.buffer_rows - grid.margin - image.shape[1]
+    return jnp.pad(image, ((0, 0), (grid.margin, below), (0, grid.columns - image.shape[2]), (0, 0)))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("function", "grids", "target_grids"), donate_argnames=("targets",)
+)
+def run_pass(
+    function: PassFunction,
+    grids: tuple[Grid, ...],
+    target_grids: tuple[Grid, ...],
+    sources: Sequence[jax.Array | int],
+    targets: Sequence[jax.Array],
+    sizes: Sequence[tuple[jax.Array, jax.Array]],
+    *arguments: Any,
+) -> tuple[tuple[jax.Array, ...], Any]:
+    """Runs a function over all strips.
+
+    Args:
+        function: `function(rows, *planes, *arguments) -> (planes, sums)`; a module-level function, so that the
+            compiled program is found again.
+        grids: one for each source; all have the same number of strips for the same rows.
+        target_grids: one for each target.
+        sources: buffers, or None for "the target of the same index" (updated in place).
+        targets: buffers to write to; they are donated.
+        sizes: for each source (height, width) of the images, (N,) each.
+        *arguments: passed on.
+
+    Returns:
+        The targets, and the sums over the image.
+    """
+    planes_of = functools.partial(_planes, grids, sizes)
+
+    def step_shapes(index: jax.Array, buffers: Sequence[jax.Array]):
+        rows = StreamedRows(None)
+        planes, sums = function(rows, *planes_of(buffers, index), *arguments)
+        lags.extend(plane.lag for plane in planes)
+        return tuple(rows.keep), sums
+
+    lags: list[int] = []
+    filled = [targets[i] if source is None else source for i, source in enumerate(sources)]
+    kept, sums = jax.eval_shape(step_shapes, jax.ShapeDtypeStruct((), jnp.int32), filled)
+    count = max(
+        (-(-(grid.rows + lag) // grid.strip) for grid, lag in zip(target_grids, lags, strict=True)),
+        default=grids[0].strips(MARGIN),
+    )
+
+    def step(carry, index):
+        targets, kept, sums = carry
+        buffers = [targets[i] if source is None else source for i, source in enumerate(sources)]
+        rows = StreamedRows(kept)
+        planes, more = function(rows, *planes_of(buffers, index), *arguments)
+        written = tuple(
+            jax.lax.dynamic_update_slice_in_dim(
+                target, plane.value.astype(target.dtype), plane.start + grid.margin, 1
+            )
+            for target, plane, grid in zip(targets, planes, target_grids, strict=True)
+        )
+        return (written, tuple(rows.keep), jax.tree.map(jnp.add, sums, more)), None
+
+    start = (tuple(targets), *jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (kept, sums)))
+    (targets, _, sums), _ = jax.lax.scan(step, start, jnp.arange(count, dtype=jnp.int32))
+    return tuple(targets), sums
+
+
+def _planes(
+    grids: Sequence[Grid],
+    sizes: Sequence[tuple[jax.Array, jax.Array]],
+    buffers: Sequence[jax.Array],
+    index: jax.Array,
+) -> list[Plane]:
+    planes = []
+    for grid, (height, width), buffer in zip(grids, sizes, buffers, strict=True):
+        start = index * grid.strip
+        value = jax.lax.dynamic_slice_in_dim(buffer, start + grid.margin, grid.strip, axis=1)
+        planes.append(Plane(value, start, 0, height, width))
+    return planes

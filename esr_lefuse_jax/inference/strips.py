@@ -1,0 +1,181 @@
+"""Both networks over strips: the passes of `fast_fusion` and `fast_sr`, in the order in which their sums allow."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from esr_lefuse_jax.inference import fast_fusion, fast_sr
+from esr_lefuse_jax.inference.rows import Plane, Rows
+from esr_lefuse_jax.inference.streaming import Grid, load, run_pass
+from esr_lefuse_jax.models.sr import STAGES
+
+Tree = Mapping[str, Any]
+Sizes = tuple[jax.Array, jax.Array]
+
+
+def _embed_first(rows: Rows, x: Plane, p: Tree):
+    return (fast_fusion.embed(rows, p, "emb1", x.masked()),), ()
+
+
+def _embed(rows: Rows, x: Plane, p: Tree):
+    return (fast_fusion.embed(rows, {"emb": p}, "emb", x),), ()
+
+
+def _attention_sums(rows: Rows, x: Plane, p: Tree):
+    return (), fast_fusion.attention_sums(rows, p, x)
+
+
+def _branches(rows: Rows, x: Plane, p: Tree, attention: jax.Array):
+    context, texture, sums = fast_fusion.branches(rows, p, x, attention)
+    return (context, texture), sums
+
+
+def _combine(rows: Rows, x: Plane, context: Plane, texture: Plane, weights: tuple[jax.Array, jax.Array]):
+    return (x.with_value(fast_fusion.combine(x.value, context.value, texture.value, weights)),), ()
+
+
+def _ascend(rows: Rows, x: Plane, skip: Plane, up: jax.Array, conv: Tree):
+    return (fast_fusion.ascend(rows, {"up": up, "conv": conv}, "up", "conv", x, skip),), ()
+
+
+def _decode(rows: Rows, x: Plane, p: Tree):
+    return (fast_fusion.decode(rows, p, x),), ()
+
+
+@jax.jit
+def _attention_weights(p: Tree, sums: fast_fusion.AttentionSums) -> jax.Array:
+    return fast_fusion.attention_weights(p, sums)
+
+
+@jax.jit
+def _gates(p: Tree, sums: jax.Array, size: Sizes) -> tuple[jax.Array, jax.Array]:
+    return fast_fusion.gates(p, sums, *size)
+
+
+def fuse_strips(
+    p: Tree, y: jax.Array, infrared: jax.Array, height: jax.Array, width: jax.Array, strip: int
+) -> jax.Array:
+    """`fast_fusion.fuse_whole` in strips of `strip` rows (a multiple of 8)."""
+    batch, rows, columns, _ = y.shape
+    dtype = p["emb1"]["kernel"].dtype
+    # Coarser levels have fewer columns, so that their strips may be taller for the same memory.
+    grids = [Grid(rows >> level, columns >> level, strip) for level in range(4)]
+    sizes: list[Sizes] = [(height, width)]
+    for _ in range(3):
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+
+    def block(x: jax.Array, level: int, q: Tree) -> jax.Array:
+        grid, size = grids[level], sizes[level]
+        _, sums = run_pass(_attention_sums, (grid,), (), (x,), (), (size,), q)
+        empty = (grid.zeros(batch, x.shape[-1], dtype), grid.zeros(batch, x.shape[-1], dtype))
+        attention = _attention_weights(q, sums)
+        (context, texture), regions = run_pass(
+            _branches, (grid,), (grid, grid), (x,), empty, (size,), q, attention
+        )
+        weights = _gates(q, regions, size)
+        (x,), _ = run_pass(
+            _combine, (grid,) * 3, (grid,), (None, context, texture), (x,), (size,) * 3, weights
+        )
+        return x
+
+    def bridge(level: int) -> tuple[Grid, Grid]:
+        """Grids of a level and the coarser one for a pass that reads or writes both."""
+        fine, coarse = grids[level], grids[level + 1]
+        return fine, Grid(coarse.rows, coarse.columns, fine.strip // 2, coarse.margin)
+
+    image = load(jnp.concatenate([y, infrared], axis=-1).astype(dtype), grids[0])
+    (x,), _ = run_pass(
+        _embed_first, (grids[0],), (grids[0],), (image,), (grids[0].zeros(batch, 32, dtype),), (sizes[0],), p
+    )
+    del image
+    skips = []
+    for level in range(4):
+        if level:
+            fine, coarse = bridge(level - 1)
+            channels = p[f"emb{level + 1}"]["bias"].shape[0]
+            empty = grids[level].zeros(batch, channels, dtype)
+            (x,), _ = run_pass(
+                _embed, (fine,), (coarse,), (x,), (empty,), (sizes[level - 1],), p[f"emb{level + 1}"]
+            )
+        x = block(x, level, p[f"blk{level + 1}"])
+        if level < 3:
+            skips.append(x)
+    for index, up in enumerate(("up4", "up3", "up2"), start=1):
+        level = 3 - index
+        fine, coarse = bridge(level)
+        skip = skips.pop()
+        empty = grids[level].zeros(batch, skip.shape[-1], dtype)
+        (x,), _ = run_pass(
+            _ascend, (coarse, fine), (fine,), (x, skip), (empty,), (sizes[level + 1], sizes[level]), p[up],
+            p[f"conv_3_{index}"],
+        )  # fmt: skip
+        del skip
+        x = block(x, level, p[f"upblk{index}"])
+    x = block(block(x, 0, p["upblk4_0"]), 0, p["upblk4_1"])
+    empty = grids[0].zeros(batch, 1, jnp.promote_types(dtype, jnp.float32))
+    (out,), _ = run_pass(_decode, (grids[0],), (grids[0],), (x,), (empty,), (sizes[0],), p)
+    return out[:, grids[0].margin : grids[0].margin + rows]
+
+
+def _first(rows: Rows, image: Plane, p: Tree):
+    x, share = fast_sr.first(rows, p, image.map(lambda v: v.astype(p["head"]["kernel"].dtype)).masked())
+    return (x, x.with_value(share)), ()
+
+
+def _reversed_u(rows: Rows, x: Plane, p: Tree):
+    y, sums = fast_sr.reversed_u(rows, p, x)
+    return (y,), sums
+
+
+def _dense(rows: Rows, x: Plane, total: Plane, p: Tree, share: jax.Array, factor: jax.Array):
+    y, part = fast_sr.dense(rows, {"rdb_0": p, "fusion": (None, share)}, 0, x, factor)
+    (total,) = (rows.delay(total, y.lag - total.lag),)
+    return (y, total.with_value(total.value + part)), ()
+
+
+def _fused(rows: Rows, x: Plane):
+    y, sums = fast_sr.fused(x)
+    return (y,), sums
+
+
+def _finish(rows: Rows, x: Plane, image: Plane, p: Tree, factor: jax.Array):
+    scale = round((p["up"]["bias"].shape[0] // 3) ** 0.5)
+    return (fast_sr.finish(rows, p, x, factor, image, scale),), ()
+
+
+@jax.jit
+def _gate(p: Tree, sums: jax.Array, size: Sizes) -> jax.Array:
+    return fast_sr.gate(p, sums, *size)
+
+
+def enlarge_strips(
+    p: Tree, image: jax.Array, height: jax.Array, width: jax.Array, scale: int, strip: int
+) -> jax.Array:
+    """`fast_sr.enlarge_whole` in strips of `strip` rows (an even number)."""
+    batch, rows, columns, _ = image.shape
+    dtype = p["head"]["kernel"].dtype
+    grid, size = Grid(rows, columns, strip), (height, width)
+    source = load(image, grid)
+    channels = p["head"]["bias"].shape[0]
+    empty = (grid.zeros(batch, channels, dtype), grid.zeros(batch, channels, dtype))
+    head = {name: p[name] for name in ("head", "fusion", "fusion_bias")}
+    (x, total), _ = run_pass(_first, (grid,), (grid, grid), (source,), empty, (size,), head)
+    for i in range(STAGES):
+        (x,), sums = run_pass(_reversed_u, (grid,), (grid,), (None,), (x,), (size,), p[f"rub_{i}"])
+        factor = _gate(p[f"ca_{i}"], sums, size)
+        (x, total), _ = run_pass(
+            _dense, (grid,) * 2, (grid,) * 2, (None, None), (x, total), (size,) * 2, p[f"rdb_{i}"],
+            p["fusion"][i + 1], factor,
+        )  # fmt: skip
+    del x
+    (total,), sums = run_pass(_fused, (grid,), (grid,), (None,), (total,), (size,))
+    factor = _gate(p["fusion_ca"], sums, size)
+    fine = grid.finer(scale)
+    empty_image = fine.zeros(batch, 3, jnp.promote_types(dtype, jnp.float32))
+    tail = {name: p[name] for name in ("up", "refine_0", "refine_2")}
+    (out,), _ = run_pass(
+        _finish, (grid, grid), (fine,), (total, source), (empty_image,), (size, size), tail, factor
+    )
+    return out[:, fine.margin : fine.margin + rows * scale]
