@@ -48,14 +48,16 @@ def read_orbax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         CheckpointError: It is no Orbax folder of variables, or it is damaged.
     """
     path = path.absolute()
+    if not (path / "_METADATA").is_file():
+        raise CheckpointError(
+            f"{path}: is not an Orbax folder of weights; name the folder that holds '_METADATA'"
+        )
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             found = checkpointer.metadata(path)
             tree = getattr(found.item_metadata, "tree", None)
             if not isinstance(tree, Mapping) or not tree.get("params"):
-                raise CheckpointError(
-                    f"{path}: is not an Orbax folder of weights; name the folder that holds 'params'"
-                )
+                raise CheckpointError(f"{path}: is an Orbax folder without 'params', so not of weights")
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             restored = checkpointer.restore(path, restore_args=as_numpy)
     except CheckpointError:

