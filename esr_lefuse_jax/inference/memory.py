@@ -1,0 +1,67 @@
+"""How much memory inference may take, and how high the strips may be for it."""
+
+import dataclasses
+import os
+from typing import Any
+
+STRIPS = (256, 128, 64, 32, 16, 8)
+
+# Floats that live at once for each pixel of the input, counted from the compiled programs' own statistics and
+# rounded up: of a whole image, of the planes that strips leave between passes, and of a strip.
+_FUSION_WHOLE, _FUSION_PLANES, _FUSION_STRIP = 700, 180, 900
+_SR_WHOLE, _SR_PLANES, _SR_STRIP = 2600, 240, 2600
+# Beyond this the caches of a CPU core no longer hold a strip's planes, and higher strips gain nothing.
+_CPU_STRIP = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How an image is run: rows of a strip, or None for the whole image in one program."""
+
+    strip: int | None
+
+
+def default_budget(device: Any) -> int:
+    """Bytes that activations may take: 80 % of an accelerator's memory, half of what the machine has free."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(0.8 * stats["bytes_limit"])
+    pages = os.sysconf("SC_AVPHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return max(pages * os.sysconf("SC_PAGE_SIZE") // 2, 1 << 30) if pages > 0 else 4 << 30
+
+
+def plan_fusion(n: int, canvas: tuple[int, int], itemsize: int, max_memory: int | None, device: Any) -> Plan:
+    """Chooses how stage 1 runs on a padded (n, height, width)."""
+    return _plan(n, canvas, itemsize, max_memory, device, (_FUSION_WHOLE, _FUSION_PLANES, _FUSION_STRIP), 16)
+
+
+def plan_enlargement(
+    n: int, canvas: tuple[int, int], scale: int, itemsize: int, max_memory: int | None, device: Any
+) -> Plan:
+    """Chooses how stage 2 runs on a padded (n, height, width)."""
+    planes = _SR_PLANES + 3 * scale**2 * 4 // itemsize
+    return _plan(n, canvas, itemsize, max_memory, device, (_SR_WHOLE, planes, _SR_STRIP), 8)
+
+
+def _plan(
+    n: int,
+    canvas: tuple[int, int],
+    itemsize: int,
+    max_memory: int | None,
+    device: Any,
+    floats: tuple[int, int, int],
+    lowest: int,
+) -> Plan:
+    height, width = canvas
+    whole, planes, strip_floats = floats
+    on_cpu = device.platform == "cpu"
+    budget = default_budget(device) if max_memory is None else max_memory
+    if not on_cpu and n * height * width * whole * itemsize <= budget:
+        return Plan(None)
+    left = budget - n * height * width * planes * itemsize
+    for strip in STRIPS:
+        if strip < lowest or (on_cpu and strip > _CPU_STRIP):
+            continue
+        if n * strip * width * strip_floats * itemsize <= left:
+            return Plan(strip)
+    return Plan(lowest)
