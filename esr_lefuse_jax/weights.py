@@ -32,9 +32,11 @@ from weights_conversion.convert import (
 )
 from weights_conversion.pth_reader import describe_wrong_format, is_safetensors, read_pth
 from weights_conversion.pth_writer import write_pth
+from weights_conversion.torch_names import NETWORKS
 from weights_conversion.zip_reader import LOCAL_MAGIC, open_checkpoint
 
 FORMAT = "esr_lefuse_jax"
+ORBAX_MARK = "_METADATA"  # the file that makes a folder an Orbax tree
 STORAGE_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _SAFETENSORS_DTYPES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
@@ -71,7 +73,7 @@ def load_weights(path: str | os.PathLike[str], network: str | None = None) -> Lo
 
     Args:
         path: A `.pth` of PyTorch 1.6 or newer, a safetensors file (of this package or with PyTorch's keys),
-            or an Orbax folder.
+            an Orbax folder, or the folder of a training run or of one of its checkpoints.
         network: The network it must be: "fusion", "sr", "rrdb" or "vgg16"; None recognises it.
 
     Raises:
@@ -79,6 +81,8 @@ def load_weights(path: str | os.PathLike[str], network: str | None = None) -> Lo
     """
     path = Path(path)
     metadata: dict[str, str] = {}
+    if path.is_dir():
+        path = _find_in_folder(path, network)
     if path.is_dir():
         from esr_lefuse_jax.weights_orbax import read_orbax  # imports jax
 
@@ -180,6 +184,26 @@ def weights_hash(variables: Mapping[str, Any]) -> str:
         digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
+
+
+def _find_in_folder(folder: Path, network: str | None) -> Path:
+    """Finds the weights in a run's folder (its best ones) or a checkpoint's (an Orbax folder per network)."""
+    if (folder / ORBAX_MARK).is_file():
+        return folder
+    names = (network,) if network else NETWORKS
+    found = [folder / name for name in names if (folder / name / ORBAX_MARK).is_file()]
+    found += [folder / f"best_{name}.safetensors" for name in names]
+    found += [folder / "best.safetensors"]
+    found = [path for path in found if path.exists()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CheckpointError(
+            f"{folder}: holds several networks; name {' or '.join(str(path) for path in found)}"
+        )
+    raise CheckpointError(
+        f"{folder}: is neither an Orbax folder of weights nor a training run with best weights; name the file"
+    )
 
 
 def _describe(converted: Converted, digest: str) -> dict[str, str]:

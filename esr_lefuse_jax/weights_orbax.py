@@ -48,10 +48,6 @@ def read_orbax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         CheckpointError: It is no Orbax folder of variables, or it is damaged.
     """
     path = path.absolute()
-    if not (path / "_METADATA").is_file():
-        raise CheckpointError(
-            f"{path}: is not an Orbax folder of weights; name the folder that holds '_METADATA'"
-        )
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             found = checkpointer.metadata(path)

@@ -77,10 +77,14 @@ def raw_entry(entry_name, content, method=0, size=None, crc=None, flags=0):
     return local, central, raw_name
 
 
-def write_raw_archive(path, entries, offsets=None):
-    """A zip archive of `raw_entry`s; `offsets` overrides where the directory says they start."""
+def write_raw_archive(path, entries, offsets=None, locals_of=None, zip64=False):
+    """A zip archive of `raw_entry`s.
+
+    `offsets` overrides where the directory says they start, `locals_of` the local headers; `zip64` adds the
+    end records of large archives.
+    """
     body, starts = b"", []
-    for local, _, _ in entries:
+    for local, _, _ in locals_of or entries:
         starts.append(len(body))
         body += local
     directory = b"".join(
@@ -89,5 +93,12 @@ def write_raw_archive(path, entries, offsets=None):
     )
     count = len(entries)
     end = b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, count, count, len(directory), len(body), 0)
+    if zip64:
+        sizes = struct.pack("<4Q", count, count, len(directory), len(body))
+        end64 = b"PK\x06\x06" + struct.pack("<Q2H2I", 44, 45, 45, 0, 0) + sizes
+        locator = b"PK\x06\x07" + struct.pack("<IQI", 0, len(body) + len(directory), 1)
+        end = (
+            end64 + locator + b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, *[0xFFFF] * 2, *[0xFFFFFFFF] * 2, 0)
+        )
     path.write_bytes(body + directory + end)
     return path

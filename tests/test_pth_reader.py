@@ -304,6 +304,29 @@ def test_lying_entries(tmp_path, case, where):
         read_pth(write_raw_archive(tmp_path / "x.pth", raw))
 
 
+def test_the_two_headers_of_an_entry_must_agree(tmp_path):
+    entries = [raw_entry("archive/data.pkl", PKL), raw_entry("archive/data/0", b"zero")]
+    others = [entries[0], raw_entry("archive/data/1", b"zero")]
+    with pytest.raises(CheckpointError, match="another name in its own header"):
+        read_pth(write_raw_archive(tmp_path / "x.pth", entries, locals_of=others))
+    others = [entries[0], raw_entry("archive/data/0", b"zero", method=8)]
+    with pytest.raises(CheckpointError, match="header of 'archive/data/0' is not sound"):
+        read_pth(write_raw_archive(tmp_path / "x.pth", entries, locals_of=others))
+
+
+def test_zip64(tmp_path):
+    path = tmp_path / "x.pth"
+    assert read_pth(write_raw_archive(path, [raw_entry("archive/data.pkl", PKL)], zip64=True)) == {}
+    content = path.read_bytes()
+    at = content.index(b"PK\x06\x07")
+    path.write_bytes(content[: at + 8] + b"\xff" + content[at + 9 :])
+    with pytest.raises(CheckpointError, match="zip64 locator"):
+        read_pth(path)
+    path.write_bytes(content.replace(b"PK\x06\x06", b"PK\x06\x00"))
+    with pytest.raises(CheckpointError, match="zip64 end record"):
+        read_pth(path)
+
+
 def test_overlapping_entries(tmp_path):
     inner = raw_entry("archive/data/1", b"inner")
     outer = raw_entry("archive/data/0", inner[0] + bytes(8))

@@ -170,7 +170,7 @@ def test_the_library_reads_what_is_written(tmp_path, variables):
 
 
 def test_orbax_folders_that_are_refused(tmp_path, variables):
-    with pytest.raises(CheckpointError, match="not an Orbax folder"):
+    with pytest.raises(CheckpointError, match="neither an Orbax folder"):
         load_weights(tmp_path)
     save_orbax(tmp_path / "orbax", "sr", variables["sr"])
     with pytest.raises(OutputError, match="exists already"):
@@ -183,6 +183,30 @@ def test_orbax_folders_that_are_refused(tmp_path, variables):
     largest.write_bytes(content)
     with pytest.raises(CheckpointError):
         load_weights(tmp_path / "orbax")
+
+
+def test_folders_of_a_training_run(tmp_path, variables):
+    """A run's folder stands for its best weights, a checkpoint's for the network that is asked for."""
+    import orbax.checkpoint as ocp
+
+    run = tmp_path / "run"
+    run.mkdir()
+    with ocp.CheckpointManager(run / "checkpoints") as manager:
+        items = {name: ocp.args.StandardSave(tree) for name, tree in variables.items()}
+        manager.save(7, args=ocp.args.Composite(**items))
+        manager.wait_until_finished()
+    step = run / "checkpoints" / "7"
+    for name in ("fusion", "sr"):
+        _assert_same(load_weights(step, name).variables, variables[name])
+        _assert_same(load_weights(step / name).variables, variables[name])
+    with pytest.raises(CheckpointError, match=r"holds several networks; name .*fusion or .*sr"):
+        load_weights(step)
+    with pytest.raises(CheckpointError, match="nor a training run with best weights"):
+        load_weights(run, "sr")
+    save_safetensors(run / "best_sr.safetensors", "sr", variables["sr"])
+    assert load_weights(run).path == load_weights(run, "sr").path == run / "best_sr.safetensors"
+    with pytest.raises(CheckpointError, match="nor a training run with best weights"):
+        load_weights(run, "fusion")
 
 
 def test_nothing_is_written_when_the_variables_do_not_fit(tmp_path, variables):
