@@ -26,7 +26,7 @@ def psnr(reference: np.ndarray, image: np.ndarray) -> float:
     total = 0.0
     for start, stop in row_strips(reference.shape[0]):
         difference = reference[start:stop].astype(np.float64) - image[start:stop]
-        total += float(np.vdot(difference, difference))
+        total += float(np.square(difference, out=difference).sum())
     return math.inf if total == 0 else 10 * math.log10(255**2 * reference.size / total)
 
 

@@ -7,6 +7,9 @@ import numpy as np
 # Outputs per matrix product. A band matrix of 16 columns wastes few multiplications on its zeros and is still
 # wide enough for BLAS; 16 was the fastest of 16..128 for 3 to 17 taps.
 _BLOCK = 16
+# Multiplications of one product up to which OpenBLAS stays on the calling thread. Waking others for products this
+# small costs five times the work itself, and images are measured in parallel anyway.
+_ONE_THREAD = 250_000
 STRIP_ROWS = 48  # a few arrays of a strip then stay in a core's cache: a third faster than 256 rows
 
 
@@ -48,10 +51,13 @@ def correlate_valid(image: np.ndarray, taps: np.ndarray, stride: int = 1) -> np.
         np.matmul(image[:, j * stride : j * stride + reach], band[:reach, :k], out=rows_done[:, j : j + k])
     band = np.ascontiguousarray(band.T)
     result = np.empty((height, width))
+    columns = max(_BLOCK, _ONE_THREAD // band.size)
     for i in range(0, height, _BLOCK):
         k = min(_BLOCK, height - i)
         reach = (k - 1) * stride + n
-        np.matmul(band[:k, :reach], rows_done[i * stride : i * stride + reach], out=result[i : i + k])
+        rows = rows_done[i * stride : i * stride + reach]
+        for j in range(0, width, columns):
+            np.matmul(band[:k, :reach], rows[:, j : j + columns], out=result[i : i + k, j : j + columns])
     return result
 
 

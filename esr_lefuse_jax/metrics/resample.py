@@ -16,7 +16,7 @@ def cubic(x: np.ndarray, a: float) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
-def bicubic_up(image: np.ndarray, scale: int = 4) -> np.ndarray:
+def bicubic_up(image: np.ndarray, scale: int = 4, *, rounded: bool = False) -> np.ndarray:
     """Bicubic enlargement as torch and cv2 compute it: a = -0.75, pixel centres aligned, borders replicated.
 
     JAX, MATLAB and Pillow use a = -0.5, which is almost 2 dB away in PSNR.
@@ -24,15 +24,16 @@ def bicubic_up(image: np.ndarray, scale: int = 4) -> np.ndarray:
     Args:
       image: (H, W[, 1 or 3]), 0..255.
       scale: whole factor >= 1.
+      rounded: give uint8, as in a file: an eighth of the memory.
 
     Returns:
-      (scale * H, scale * W[, 3]) float64, clipped to 0..255, not rounded.
+      (scale * H, scale * W[, 3]), clipped to 0..255; float64, or uint8 when `rounded`.
     """
     image = as_image(image)
     channels = image[..., None] if image.ndim == 2 else image
     columns, column_weights = _taps(image.shape[1], scale)
     rows, row_weights = _taps(image.shape[0], scale)
-    result = np.empty((len(rows), len(columns), channels.shape[2]))
+    result = np.empty((len(rows), len(columns), channels.shape[2]), np.uint8 if rounded else np.float64)
     wide = np.zeros((image.shape[0], len(columns)))
     for channel in range(channels.shape[2]):
         plane = channels[..., channel].astype(np.float64)
@@ -41,7 +42,8 @@ def bicubic_up(image: np.ndarray, scale: int = 4) -> np.ndarray:
             wide += plane[:, columns[:, tap]] * column_weights[:, tap]
         for start, stop in row_strips(len(rows)):
             strip = sum(wide[rows[start:stop, tap]] * row_weights[start:stop, tap, None] for tap in range(4))
-            np.clip(strip, 0, 255, out=result[start:stop, :, channel])
+            np.clip(strip, 0, 255, out=strip)
+            result[start:stop, :, channel] = np.rint(strip) if rounded else strip
     return result[..., 0] if image.ndim == 2 else result
 
 
