@@ -214,15 +214,20 @@ def region_sums(x: Plane) -> jax.Array:
     wide = jnp.promote_types(x.value.dtype, jnp.float32)
     last_row, last_column = x.height - 1, x.width - 1
 
-    def pick(index: jax.Array) -> jax.Array:
+    def line(index: jax.Array) -> jax.Array:
+        """An image row as (N, W, C), zero where it is not among these rows."""
         here = (index >= x.start) & (index < x.start + x.value.shape[1])
         return jnp.where(here[:, None, None], x.row(index).astype(wide), 0)
 
-    by_rows = jnp.stack(
-        [jnp.sum(x.value, axis=1, dtype=wide), pick(jnp.zeros_like(last_row)), pick(last_row)], axis=1
-    )
-    right = jnp.take_along_axis(by_rows, per_image(last_column), axis=2)[:, :, 0]
-    return jnp.stack([jnp.sum(by_rows, axis=2), by_rows[:, :, 0], right], axis=2)
+    # Every sum reads memory in order; summing rows first and columns later would stride over it.
+    whole = jnp.sum(x.value, axis=(1, 2), dtype=wide)
+    columns = [jnp.sum(x.value[:, :, 0], axis=1, dtype=wide), jnp.sum(x.column(last_column), axis=1, dtype=wide)]
+    regions = [[whole, *columns]]
+    for index in (jnp.zeros_like(last_row), last_row):
+        row = line(index)
+        end = jnp.take_along_axis(row, last_column[:, None, None], axis=1)[:, 0]
+        regions.append([jnp.sum(row, axis=1), row[:, 0], end])
+    return jnp.stack([jnp.stack(row, axis=1) for row in regions], axis=1)
 
 
 def gates(p: Tree, sums: jax.Array, height: jax.Array, width: jax.Array) -> tuple[jax.Array, jax.Array]:

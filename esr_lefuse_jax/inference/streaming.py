@@ -23,6 +23,9 @@ from esr_lefuse_jax.inference.rows import Plane, StreamedRows
 # Largest lag of any pass, in rows of its finest input; a multiple of every ratio between a pass's planes.
 MARGIN = 16
 
+# The CPU compiler uses half of an AVX-512 unit unless told otherwise; other back ends and CPUs ignore it.
+COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+
 PassFunction = Callable[..., tuple[tuple[Plane, ...], Any]]
 
 

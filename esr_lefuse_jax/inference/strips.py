@@ -66,10 +66,13 @@ def fuse_strips(
     for _ in range(3):
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
 
-    def block(x: jax.Array, level: int, q: Tree) -> jax.Array:
+    # Memory of the two paths, handed from block to block of a level: fresh pages cost as much as a pass.
+    spare: dict[int, tuple[jax.Array, jax.Array]] = {}
+
+    def block(x: jax.Array, level: int, q: Tree, last: bool = False) -> jax.Array:
         grid, size = grids[level], sizes[level]
         _, sums = run_pass(_attention_sums, (grid,), (), (x,), (), (size,), q)
-        empty = (grid.zeros(batch, x.shape[-1], dtype), grid.zeros(batch, x.shape[-1], dtype))
+        empty = spare.pop(level, None) or tuple(grid.zeros(batch, x.shape[-1], dtype) for _ in range(2))
         attention = _attention_weights(q, sums)
         (context, texture), regions = run_pass(
             _branches, (grid,), (grid, grid), (x,), empty, (size,), q, attention
@@ -78,6 +81,8 @@ def fuse_strips(
         (x,), _ = run_pass(
             _combine, (grid,) * 3, (grid,), (None, context, texture), (x,), (size,) * 3, weights
         )
+        if not last:
+            spare[level] = (context, texture)
         return x
 
     def bridge(level: int) -> tuple[Grid, Grid]:
@@ -99,7 +104,7 @@ def fuse_strips(
             (x,), _ = run_pass(
                 _embed, (fine,), (coarse,), (x,), (empty,), (sizes[level - 1],), p[f"emb{level + 1}"]
             )
-        x = block(x, level, p[f"blk{level + 1}"])
+        x = block(x, level, p[f"blk{level + 1}"], last=level == 3)
         if level < 3:
             skips.append(x)
     for index, up in enumerate(("up4", "up3", "up2"), start=1):
@@ -112,8 +117,9 @@ def fuse_strips(
             p[f"conv_3_{index}"],
         )  # fmt: skip
         del skip
-        x = block(x, level, p[f"upblk{index}"])
-    x = block(block(x, 0, p["upblk4_0"]), 0, p["upblk4_1"])
+        x = block(x, level, p[f"upblk{index}"], last=level > 0)
+    x = block(x, 0, p["upblk4_0"])
+    x = block(x, 0, p["upblk4_1"], last=True)
     empty = grids[0].zeros(batch, 1, jnp.promote_types(dtype, jnp.float32))
     (out,), _ = run_pass(_decode, (grids[0],), (grids[0],), (x,), (empty,), (sizes[0],), p)
     return out[:, grids[0].margin : grids[0].margin + rows]
