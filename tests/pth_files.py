@@ -1,6 +1,8 @@
 """Hand-made `.pth` files for the tests of the reader: sound ones, damaged ones and hostile ones."""
 
+import contextlib
 import struct
+import tracemalloc
 import zipfile
 import zlib
 
@@ -8,6 +10,7 @@ import numpy as np
 
 from weights_conversion.pth_writer import encode_state
 
+PKL = b"\x80\x02}."  # an empty dict
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
 
@@ -102,3 +105,14 @@ def write_raw_archive(path, entries, offsets=None, locals_of=None, zip64=False):
         )
     path.write_bytes(body + directory + end)
     return path
+
+
+@contextlib.contextmanager
+def memory_below(limit):
+    """Fails when Python and NumPy hold more than `limit` bytes more at any moment of the block."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
