@@ -52,7 +52,7 @@ def prepare(variables: Tree, dtype: Any = np.float32) -> dict[str, Any]:
 
     def dense(tree: Tree) -> Any:
         tree = {name: dict(layer) for name, layer in tree.items()}
-        tree["conv4"] = {key: np.asarray(value) * 0.2 for key, value in tree["conv4"].items()}
+        tree["conv4"] = {key: 0.2 * np.asarray(value, np.float64) for key, value in tree["conv4"].items()}
         return cast(tree)
 
     out: dict[str, Any] = {name: cast(params[name]) for name in ("head", "refine_0", "refine_2")}

@@ -159,7 +159,7 @@ class Rows:
         dtype = value.dtype
 
         def fraction(index: jax.Array, size: jax.Array, source: jax.Array) -> jax.Array:
-            t = (index.astype(jnp.float32) + 0.5) / per_image(size)
+            t = (index.astype(jnp.promote_types(dtype, jnp.float32)) + 0.5) / per_image(size)
             return jnp.where(per_image(source != size), t, jnp.zeros_like(t)).astype(dtype)
 
         t = fraction(out.row_indices, height, x.height)
