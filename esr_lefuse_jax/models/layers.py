@@ -14,6 +14,11 @@ Dtype = Any
 LEAKY_SLOPE = 0.2
 
 
+# PyTorch's default, with which the original was trained; `training.state` says why no larger one.
+kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+depthwise_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2), out_axis=3)
+
+
 def leaky_relu(x: jax.Array) -> jax.Array:
     """Leaky rectifier with the slope that both networks use."""
     return nn.leaky_relu(x, LEAKY_SLOPE)
@@ -31,7 +36,7 @@ def conv(
         padding=((pad, pad), (pad, pad)),
         use_bias=bias,
         dtype=dtype,
-        kernel_init=nn.initializers.he_uniform(),
+        kernel_init=kernel_init,
         name=name,
     )
 
@@ -47,8 +52,7 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves every channel of (N, H, W, C) with its own kernel."""
         channels = x.shape[-1]
-        init = nn.initializers.variance_scaling(2.0, "fan_in", "uniform", in_axis=(0, 1, 2), out_axis=3)
-        kernel = self.param("kernel", init, (self.size, self.size, 1, channels), jnp.float32)
+        kernel = self.param("kernel", depthwise_init, (self.size, self.size, 1, channels), jnp.float32)
         x = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
@@ -129,9 +133,7 @@ class MeanOfConv(nn.Module):
     def __call__(self, *parts: jax.Array) -> jax.Array:
         """Takes the channel-wise concatenation of (N, H, W, C_i), returns (N, features), float32 or wider."""
         channels = sum(part.shape[-1] for part in parts)
-        kernel = self.param(
-            "kernel", nn.initializers.he_uniform(), (3, 3, channels, self.features), jnp.float32
-        )
+        kernel = self.param("kernel", kernel_init, (3, 3, channels, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         _, h, w, _ = parts[0].shape
         regions = jnp.concatenate([border_sums(part, h, w) for part in parts], axis=-1)
