@@ -58,13 +58,23 @@ _PILLOW_LIMIT_LOCK = threading.Lock()
 
 
 class ImageHeader(NamedTuple):
-    """What the header says: size after EXIF orientation, Pillow's format name, channels, bits per channel."""
+    """What the header says.
+
+    Attributes:
+        height: rows after EXIF orientation.
+        width: columns after EXIF orientation.
+        format: Pillow's name of the format.
+        channels: of the file (a palette counts as one).
+        bits: per channel.
+        orientation: of EXIF, 1 when upright.
+    """
 
     height: int
     width: int
     format: str
     channels: int
     bits: int
+    orientation: int = 1
 
 
 def read_header(source: Source, *, name: str | None = None, max_pixels: int | None = None) -> ImageHeader:
@@ -82,10 +92,12 @@ def read_header(source: Source, *, name: str | None = None, max_pixels: int | No
     with stream:
         image = _open_image(stream, name, max_pixels)
         width, height = image.size
+        orientation = _orientation(image)
         # Pillow's TIFF reader already gives the turned size; the others give the stored one.
-        if image.format != "TIFF" and _orientation(image) in _TURNED:
+        if image.format != "TIFF" and orientation in _TURNED:
             width, height = height, width
-        return ImageHeader(height, width, image.format or "", len(image.getbands()), _bits(image))
+        channels = len(image.getbands())
+        return ImageHeader(height, width, image.format or "", channels, _bits(image), orientation)
 
 
 def read_visible(source: Source, *, name: str | None = None, max_pixels: int | None = None) -> np.ndarray:

@@ -2,29 +2,17 @@
 
 import numpy as np
 
+from esr_lefuse_jax.data.filters import box_mean
 from esr_lefuse_jax.synthetic.objects import Light, Occluder
 from esr_lefuse_jax.synthetic.raster import Buffer
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def box_blur(image: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over (2 radius + 1)^2 pixels, edges repeated; (H, W) or (H, W, C)."""
-    for axis in (0, 1):
-        pad = [(0, 0)] * image.ndim
-        pad[axis] = (radius + 1, radius)
-        sums = np.cumsum(np.pad(image, pad, mode="edge"), axis=axis, dtype=np.float64)
-        length = image.shape[axis]
-        upper = np.take(sums, range(2 * radius + 1, 2 * radius + 1 + length), axis=axis)
-        lower = np.take(sums, range(length), axis=axis)
-        image = ((upper - lower) / (2 * radius + 1)).astype(np.float32)
-    return image
-
-
 def soft_blur(image: np.ndarray, radius: int) -> np.ndarray:
     """Three box blurs: close to a Gaussian of sigma `radius`."""
     for _ in range(3):
-        image = box_blur(image, max(1, radius))
+        image = box_mean(image, max(1, radius))
     return image
 
 
@@ -35,7 +23,7 @@ def wide_blur(image: np.ndarray, radius: int) -> np.ndarray:
     pad = [(0, -height % factor), (0, -width % factor), (0, 0)]
     small = soft_blur(shrink(np.pad(image, pad, mode="edge"), factor), radius // factor)
     large = small.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width]
-    return box_blur(large, factor)
+    return box_mean(large, factor)
 
 
 def shrink(image: np.ndarray, factor: int) -> np.ndarray:
@@ -235,7 +223,7 @@ def visible_camera(
     signal = bloom(radiance) * vignette * exposure
     if noise > 0:
         fine, coarse = rng.standard_normal((2, height, width, 3), dtype=np.float32)
-        grain = 0.8 * fine + 1.1 * box_blur(coarse, 1)  # demosaicing spreads part of the noise
+        grain = 0.8 * fine + 1.1 * box_mean(coarse, 1)  # demosaicing spreads part of the noise
         deviation = np.sqrt(np.maximum(signal, 0) * 0.0022 + 0.0016**2) * noise
         signal = signal + grain * deviation
         signal += rng.standard_normal((height, 1, 1), dtype=np.float32) * 0.00025 * noise  # row noise
@@ -246,7 +234,7 @@ def thermal_camera(heat: np.ndarray, rng: np.random.Generator, *, low: float, hi
     """An uncooled thermal camera: slight blur, fixed columns, some noise, soft ends of the scale; [0, 1]."""
     height, width = heat.shape
     level = (heat - low) / (high - low)
-    level = 0.55 * level + 0.45 * box_blur(level, 1)
+    level = 0.55 * level + 0.45 * box_mean(level, 1)
     level += 0.0015 * rng.standard_normal((1, width)) + 0.006 * rng.standard_normal((height, width))
     # Linear in the middle, bent towards 0 and 1 at the ends, as automatic gain does.
     toe = 0.08 * np.exp(np.minimum(level - 0.08, 0) / 0.08)
