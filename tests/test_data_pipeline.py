@@ -181,8 +181,9 @@ def test_a_damaged_file_is_named_in_mid_epoch(tmp_path, pairs, workers):
                 data[:-30] if (folder, seed) == ("vi", 2) else data
             )
     data = fusion(tmp_path, validation_share=0.0, batch_size=1, workers=workers)
-    with pytest.raises(ImageError, match=r"vi/2\.png: truncated"):
+    with pytest.raises(ImageError, match=r"vi/2\.png: .*truncated") as error:
         take(data.batches(0), 5)
+    assert "\n" not in str(error.value)
 
 
 def test_clean_folder_is_the_truth(tmp_path, pairs):

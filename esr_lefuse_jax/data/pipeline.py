@@ -272,8 +272,9 @@ def _named_errors(batches: Iterator) -> Iterator:
             batch = next(batches)
         except StopIteration:
             return
-        except EsrLefuseError:
-            raise
+        except EsrLefuseError as error:
+            # Grain appends lines of its own to the message; ours is the first.
+            raise type(error)(str(error).splitlines()[0]) from error
         except Exception as error:  # whatever Grain wraps the death of a reading process in
             reason = " ".join(str(error).split())[:300]
             raise TrainingError(f"reading training data failed: {type(error).__name__}: {reason}") from error
