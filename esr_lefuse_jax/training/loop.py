@@ -183,6 +183,8 @@ class _Run:
     def _introduce(self, resumed_at: int) -> None:
         if not parallel.is_first_process():
             return
+        for note in self.data.notes:
+            self.log.warn(note)
         options = json.dumps(flatten(self.config), indent=1, default=str)
         write_bytes(self.folder / "config.json", options.encode())
         overview = parameter_overview.get_parameter_overview(self.state.params, include_stats="global")

@@ -62,7 +62,7 @@ def make_train_step(
             grads = jax.tree.map(lambda g: g / accumulate, grads)
         grads = jax.tree.map(lambda g: g / scale, grads)
 
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda u: u * state.rate_scale, updates))
