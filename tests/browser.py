@@ -6,8 +6,18 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
+
+# The browser reads commands from descriptor 3 and answers on 4.
+_LAUNCHER = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium():
@@ -28,10 +38,8 @@ class Browser:
             "--remote-debugging-pipe", f"--window-size={width},{height}",
             f"--user-data-dir={self._profile.name}", "about:blank",
         ]  # fmt: skip
-        # The browser reads commands from descriptor 3 and answers on 4.
-        redirect = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         self._process = subprocess.Popen(
-            ["sh", "-c", redirect, "sh", *command],
+            [sys.executable, "-c", _LAUNCHER, str(to_browser), str(from_browser), *command],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
