@@ -9,6 +9,7 @@ from esr_lefuse_jax.color import rgb_to_ycrcb, ycrcb_to_rgb
 from esr_lefuse_jax.inference import ensemble
 from esr_lefuse_jax.ops.depthwise import depthwise_conv
 from esr_lefuse_jax.ops.resize import bicubic, pixel_shuffle
+from esr_lefuse_jax.ops.strided import conv_stride2, conv_transpose2
 from esr_lefuse_jax.ops.window_sums import border_sums, window_sums
 
 
@@ -104,3 +105,48 @@ def test_all_eight_orientations_differ():
     seen = []
     ensemble.run(lambda x: seen.append(x.tobytes()) or x, image, "x8")
     assert len(set(seen)) == 8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 6), (5, 7)], ids=str)
+def test_stride_two_and_its_gradients(size):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    _assert_same_with_gradients(conv_stride2, plain, x, kernel)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5)], ids=str)
+def test_transposed_convolution_and_its_gradients(size):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(4, 4, 3, 2)), jnp.float32)
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            ((2, 2), (2, 2)),
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    _assert_same_with_gradients(conv_transpose2, plain, x, kernel)
+
+
+def _assert_same_with_gradients(ours, plain, x, kernel):
+    expected = plain(x, kernel)
+    np.testing.assert_allclose(ours(x, kernel), expected, atol=1e-4)
+    weight = jnp.cos(jnp.arange(expected.size, dtype=jnp.float32)).reshape(expected.shape)
+    actual, wanted = (
+        jax.jit(jax.grad(lambda x, kernel, f=f: jnp.sum(f(x, kernel) * weight), argnums=(0, 1)))(x, kernel)
+        for f in (ours, plain)
+    )
+    for a, b in zip(actual, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)

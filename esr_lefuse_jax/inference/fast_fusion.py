@@ -221,7 +221,10 @@ def region_sums(x: Plane) -> jax.Array:
 
     # Every sum reads memory in order; summing rows first and columns later would stride over it.
     whole = jnp.sum(x.value, axis=(1, 2), dtype=wide)
-    columns = [jnp.sum(x.value[:, :, 0], axis=1, dtype=wide), jnp.sum(x.column(last_column), axis=1, dtype=wide)]
+    columns = [
+        jnp.sum(x.value[:, :, 0], axis=1, dtype=wide),
+        jnp.sum(x.column(last_column), axis=1, dtype=wide),
+    ]
     regions = [[whole, *columns]]
     for index in (jnp.zeros_like(last_row), last_row):
         row = line(index)

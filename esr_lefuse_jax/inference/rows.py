@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from esr_lefuse_jax.ops.strided import interleave
+
 _CONV_DIMS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -137,14 +139,8 @@ class Rows:
         """
         extended = self.extend(x, 1, 1)
         phases = convolve(extended.value, kernel, side=1)  # (N, R + 1, W + 1, 4C)
-        n, r, w, c = phases.shape[0], phases.shape[1] - 1, phases.shape[2] - 1, phases.shape[3] // 4
-        picked = [
-            [phases[:, p : p + r, q : q + w, (2 * p + q) * c :][..., :c] for q in (0, 1)] for p in (0, 1)
-        ]
-        value = jnp.stack([jnp.stack(row, axis=3) for row in picked], axis=2)  # (N, R, 2, W, 2, C)
-        return Plane(
-            value.reshape(n, 2 * r, 2 * w, c), 2 * extended.start, 2 * extended.lag, 2 * x.height, 2 * x.width
-        )
+        value = interleave(phases, phases.shape[1] - 1, phases.shape[2] - 1)
+        return Plane(value, 2 * extended.start, 2 * extended.lag, 2 * x.height, 2 * x.width)
 
     def shrink_to(self, x: Plane, height: jax.Array, width: jax.Array) -> Plane:
         """Bilinear resize of a map that is at most one row and one column larger than (height, width).

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from esr_lefuse_jax.models.layers import (
     BatchNorm,
     ChannelNorm,
+    ConvTranspose,
     DepthwiseConv,
     Dtype,
     MeanOfConv,
@@ -192,7 +193,7 @@ class FusionUNet(nn.Module):
         skips.pop()
         for index, (up, features) in enumerate((("up4", 3 * d), ("up3", 2 * d), ("up2", d)), start=1):
             skip = skips.pop()
-            x = nn.ConvTranspose(features, (4, 4), (2, 2), use_bias=False, dtype=dtype, name=up)(x)
+            x = ConvTranspose(features, dtype, name=up)(x)
             x = fit_to(nn.relu(x), skip.shape[1], skip.shape[2])
             x = conv(features, dtype=dtype, name=f"conv_3_{index}")(jnp.concatenate([x, skip], axis=-1))
             x = block(x, f"upblk{index}")

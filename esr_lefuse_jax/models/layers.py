@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from esr_lefuse_jax.ops.depthwise import depthwise_conv
+from esr_lefuse_jax.ops.strided import conv_stride2, conv_transpose2
 from esr_lefuse_jax.ops.window_sums import border_sums, window_sums
 
 Dtype = Any
@@ -24,21 +25,63 @@ def leaky_relu(x: jax.Array) -> jax.Array:
     return nn.leaky_relu(x, LEAKY_SLOPE)
 
 
+class Conv(nn.Module):
+    """Convolution with PyTorch's symmetric padding; flax's "SAME" shifts strided convolutions by a pixel.
+
+    Attributes:
+        features: output channels.
+        size: 1 or 3, both sides of the kernel.
+        stride: 1, or 2 with size 3.
+        use_bias: whether a bias is added.
+        dtype: type of the arithmetic.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), features)."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.size == 1:
+            # As a product of matrices: the gradient of a 1x1 convolution transposes whole images.
+            x = jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+        elif self.stride == 2:
+            x = conv_stride2(x, kernel)
+        else:
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32).astype(
+                self.dtype
+            )
+        return x
+
+
+class ConvTranspose(nn.Module):
+    """Transposed 4x4 convolution with stride 2 and padding 1, without bias; kernel (4, 4, C, features)."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (N, H, W, C) to (N, 2H, 2W, features)."""
+        kernel = self.param("kernel", kernel_init, (4, 4, x.shape[-1], self.features), jnp.float32)
+        return conv_transpose2(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
 def conv(
     features: int, size: int = 3, *, name: str, stride: int = 1, bias: bool = True, dtype: Dtype = jnp.float32
-) -> nn.Conv:
-    """A convolution with PyTorch's symmetric padding; flax's "SAME" shifts strided convolutions by a pixel."""
-    pad = size // 2
-    return nn.Conv(
-        features,
-        (size, size),
-        strides=stride,
-        padding=((pad, pad), (pad, pad)),
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=kernel_init,
-        name=name,
-    )
+) -> Conv:
+    """A named `Conv`, short enough for an architecture to read top to bottom."""
+    return Conv(features, size, stride, bias, dtype, name=name)
 
 
 class DepthwiseConv(nn.Module):
