@@ -1,7 +1,7 @@
 """Making a set of inputs and pseudo high-resolution references for stage 2.
 
-Stage 1 fuses the pairs, the teacher enlarges the fused images four times and is held to their low
-frequencies; crops and turns multiply them. Every finished example is a pair of files in a work folder, so an interrupted
+Stage 1 fuses the pairs; the teacher enlarges the fused images four times, held to their low frequencies;
+crops and turns multiply them. Every finished example is a pair of files in a work folder, so an interrupted
 run goes on where it was; in the end they become a TFDS set (`lr_hr_pairs`).
 """
 

@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esr_lefuse_jax import weights
+from esr_lefuse_jax import frame_teacher, weights
 from esr_lefuse_jax.cli import main
 from esr_lefuse_jax.data import prepared
 from esr_lefuse_jax.data.pipeline import TrainingData
 from esr_lefuse_jax.errors import ConfigError, ImageError, OutputError, PairError
 from esr_lefuse_jax.frame_teacher import FrameTeacher, lr_consistency, windows
 from esr_lefuse_jax.images import read_visible, write_image
-from esr_lefuse_jax.models.rrdb import RRDBNet
+from esr_lefuse_jax.models.rrdb import ResidualInResidual, RRDBNet
 from esr_lefuse_jax.pseudo_hr import Options, make_pseudo_hr, plan
 from esr_lefuse_jax.training.teacher import teach
 
@@ -81,6 +81,29 @@ def test_strips_give_exactly_the_untiled_teacher(small_teacher):
     held = tiled(lr)
     np.testing.assert_allclose(held, teach(lambda x: network.apply(variables, x), lr[None])[0], atol=1e-5)
     assert lr_consistency(held, lr) > lr_consistency(raw, lr)
+
+
+def reach_of(run, rows, scale=1):
+    """How many input rows away from an output row still act on it; weights and inputs are positive."""
+    middle = rows // 2
+
+    def one_row(x):
+        return run(x)[0, scale * middle].sum() + run(x)[0, scale * (middle + 1) - 1].sum()
+
+    slope = np.abs(jax.grad(one_row)(jnp.ones((1, rows, 3, 4)))).sum((0, 2, 3))
+    return np.max(np.abs(np.flatnonzero(slope) - middle))
+
+
+def test_halos_are_as_far_as_the_parts_of_the_network_see():
+    def positive(module):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, 8, 8, 4)))
+        variables = jax.tree.map(lambda s: jnp.full(s.shape, 0.05), shapes)
+        return jax.jit(lambda x: module.apply(variables, x))
+
+    block = ResidualInResidual(growth=2)
+    assert reach_of(positive(block), 61) == frame_teacher._BLOCK_HALO
+    tail = frame_teacher._Tail(features=4, dtype=jnp.float32)
+    assert reach_of(positive(tail), 21, scale=4) == frame_teacher._TAIL_HALO
 
 
 def test_progress_reaches_the_end(small_teacher):
