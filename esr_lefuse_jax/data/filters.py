@@ -40,10 +40,14 @@ def guided_filter(guide: np.ndarray, image: np.ndarray, radius: int, epsilon: fl
     He, Sun, Tang, "Guided Image Filtering", IEEE TPAMI 2013. `epsilon` is the variance below which a
     neighbourhood counts as flat.
     """
-    mean_guide, mean_image = box_mean(guide, radius), box_mean(image, radius)
-    covariance = box_mean(guide * image, radius) - mean_guide * mean_image
-    variance = box_mean(guide * guide, radius) - mean_guide * mean_guide
-    slope = covariance / (np.maximum(variance, 0) + epsilon)
+    mean_guide = box_mean(guide, radius)
+    variance = np.maximum(box_mean(guide * guide, radius) - mean_guide * mean_guide, 0)
+    if image is guide:
+        mean_image, covariance = mean_guide, variance
+    else:
+        mean_image = box_mean(image, radius)
+        covariance = box_mean(guide * image, radius) - mean_guide * mean_image
+    slope = covariance / (variance + epsilon)
     offset = mean_image - slope * mean_guide
     return box_mean(slope, radius) * guide + box_mean(offset, radius)
 

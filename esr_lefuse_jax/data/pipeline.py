@@ -7,6 +7,7 @@ Workers (threads, or processes when asked) only change how fast the batches come
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -133,7 +134,7 @@ class TrainingData:
         photo_degradation: float = 0.0,
         max_validation: int = 0,
         workers: int = 0,
-        threads: int = 4,
+        threads: int | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -153,7 +154,7 @@ class TrainingData:
             photo_degradation: share of photo examples with blur, noise and JPEG.
             max_validation: at most so many whole examples; 0 takes all.
             workers: reading processes; 0 reads in threads of this one.
-            threads: reading threads (of each process).
+            threads: reading threads of each process; by the number of cores when None.
             process_index: of this process.
             process_count: processes that share a batch.
 
@@ -165,7 +166,8 @@ class TrainingData:
         self._stage, self._scale, self._crop, self._augment = stage, scale, crop, augment
         self._darken, self._photo_degradation = darken, photo_degradation
         self._batch_size, self._seed = batch_size, seed
-        self._workers, self._threads = workers, threads
+        cores = os.cpu_count() or 1
+        self._workers, self._threads = workers, threads or min(16, max(2, cores // max(1, workers)))
         self._process_index, self._process_count = process_index, process_count
         self.notes: list[str] = []
 
@@ -250,7 +252,7 @@ class TrainingData:
         """
         own = self._dataset()[self._process_index :: self._process_count]
         batched = own.batch(self._batch_size // self._process_count)[start_step:]
-        options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * max(1, self._threads))
+        options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
         dataset = batched.to_iter_dataset(options)
         if self._workers:
             from absl import flags
