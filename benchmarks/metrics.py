@@ -2,10 +2,9 @@
 
     python benchmarks/metrics.py [--rounds 5] [--large]
 
-The images are a rendered night pair of 1280x1024, so nothing has to be downloaded. Our function and its oracle
-take turns, so that other load on the machine meets both alike; the median of the rounds counts. CPU time is shown,
-because it is what one core needs. `--large` adds a 5120x4096 image with the memory it takes. Needs the extra
-`test`.
+The images are a rendered night pair of 1280x1024: nothing has to be downloaded. Our function and its oracle take
+turns, so that other load on the machine meets both alike; the median of the rounds counts. CPU time is shown: it
+is what one core needs. `--large` adds a 5120x4096 image with the memory it takes. Needs the extra `test`.
 """
 
 import argparse

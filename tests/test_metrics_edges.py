@@ -142,7 +142,7 @@ def test_strips_change_nothing(monkeypatch, rows):
     expected = metrics.fusion_metrics(smooth, TEXTURE, OTHER, names=names)
     expected_ssim, expected_up = metrics.ssim(TEXTURE, OTHER), metrics.bicubic_up(TEXTURE[:30])
     strips = lambda count: [(i, min(i + rows, count)) for i in range(0, count, rows)]  # noqa: E731
-    for module in ("edges", "fidelity", "filters", "information", "resample", "statistics", "vif"):
+    for module in ("edges", "fidelity", "filters", "gray", "information", "resample", "statistics", "vif"):
         monkeypatch.setattr(f"esr_lefuse_jax.metrics.{module}.row_strips", strips)
     values = metrics.fusion_metrics(smooth, TEXTURE, OTHER, names=names)
     assert values == pytest.approx(expected, rel=1e-11)

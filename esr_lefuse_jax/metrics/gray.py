@@ -3,6 +3,7 @@
 import numpy as np
 
 from esr_lefuse_jax.errors import MetricError
+from esr_lefuse_jax.metrics.filters import row_strips
 
 
 def as_image(image: np.ndarray, name: str = "image") -> np.ndarray:
@@ -57,13 +58,20 @@ def to_gray(image: np.ndarray, name: str = "image") -> np.ndarray:
         if image.dtype == np.uint8:
             return image
         return np.floor(image.astype(np.float64) + 0.5).astype(np.uint8)
+    gray = np.empty(image.shape[:2], np.uint8)
+    for start, stop in row_strips(len(gray)):
+        gray[start:stop] = _weighted(image[start:stop])
+    return gray
+
+
+def _weighted(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint8:
         # Thousandths as integers: ties are exact, where a float sum would fall to either side.
         red, green, blue = (image[..., c].astype(np.uint32) for c in range(3))
-        return ((299 * red + 587 * green + 114 * blue + 500) // 1000).astype(np.uint8)
+        return (299 * red + 587 * green + 114 * blue + 500) // 1000
     weighted = image.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     # A float image of integers must agree with its uint8 twin, so the last bits of the sum are dropped first.
-    return np.floor(np.round(weighted, 9) + 0.5).astype(np.uint8)
+    return np.floor(np.round(weighted, 9) + 0.5)
 
 
 def same_size(*images: np.ndarray) -> None:

@@ -9,14 +9,14 @@ from esr_lefuse_jax.metrics.gray import to_gray
 
 def entropy(image: np.ndarray) -> float:
     """EN: Shannon entropy of the quantised gray image over 256 integer bins, in bits (0 for a flat image)."""
-    counts = np.bincount(to_gray(image).ravel(), minlength=256)
+    counts = _histogram(image)
     p = counts[counts > 0] / counts.sum()
     return float(-(p * np.log2(p)).sum()) + 0.0  # + 0.0 turns the -0.0 of a flat image into 0.0
 
 
 def standard_deviation(image: np.ndarray) -> float:
     """SD: population standard deviation of the quantised gray image (0 for a flat image)."""
-    counts = np.bincount(to_gray(image).ravel(), minlength=256)
+    counts = _histogram(image)
     levels = np.arange(256)
     mean = counts @ levels / counts.sum()
     return float(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum()))
@@ -86,6 +86,15 @@ def average_gradient_forward(image: np.ndarray, half: bool = True) -> float:
         squares = np.diff(strip, axis=1)[:-1] ** 2 + np.diff(strip, axis=0)[:, :-1] ** 2
         total += np.sqrt(squares / 2 if half else squares).sum()
     return float(total / ((height - 1) * (width - 1)))
+
+
+def _histogram(image: np.ndarray) -> np.ndarray:
+    """How many pixels of the quantised gray image have each of the 256 levels."""
+    gray = to_gray(image)
+    counts = np.zeros(256, np.int64)
+    for start, stop in row_strips(len(gray)):
+        counts += np.bincount(gray[start:stop].ravel(), minlength=256)
+    return counts
 
 
 def _needs_2x2(gray: np.ndarray, metric: str) -> np.ndarray:
