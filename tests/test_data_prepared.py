@@ -38,6 +38,9 @@ def test_files_without_tensorflow(prepared_set):
     folder = prepared.find(out)
     assert folder == out / "fusion_pairs" / "1.0.0"
     assert any("array_record" in path.name for path in folder.iterdir())
+    assert [path.name for path in out.iterdir()] == ["fusion_pairs"], (
+        "nothing else may be left beside the set"
+    )
     assert json.loads((folder / "keys.json").read_text()) == {"train": ["a", "b", "c", "d"], "test": ["e"]}
 
 

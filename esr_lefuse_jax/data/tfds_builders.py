@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -142,8 +143,9 @@ def write_set(
         if folder.exists():
             raise OutputError(f"{folder}: the set exists already: remove it or choose another folder")
         tfds.disable_progress_bar()  # the caller shows its own
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare()
+        # TFDS wants a folder for downloads, which this set has none of; it must not appear beside the data.
+        with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_dir=downloads)
     except OSError as error:
         raise OutputError(f"{data_dir}: cannot write the set: {error.strerror or error}") from error
     write_bytes(folder / KEYS_FILE, json.dumps(keys, ensure_ascii=False).encode())
