@@ -1,7 +1,5 @@
 """The networks against the numbers of the original PyTorch models, with formula weights."""
 
-import functools
-
 import formula
 import jax
 import jax.numpy as jnp
@@ -139,7 +137,9 @@ def test_training_step(golden, network):
     np.testing.assert_allclose(value, golden[f"{prefix}/train_loss"], rtol=1e-5)
     np.testing.assert_allclose(mean, golden[f"{prefix}/train_out_mean"], rtol=1e-5)
 
-    norms = {key: np.linalg.norm(value) for key, value in _by_torch_key(network, {"params": gradients}).items()}
+    norms = {
+        key: np.linalg.norm(value) for key, value in _by_torch_key(network, {"params": gradients}).items()
+    }
     compared = 0
     for name, expected in golden.items():
         key = name.removeprefix(f"{prefix}/grad_norm/")

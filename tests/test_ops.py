@@ -40,13 +40,27 @@ def test_depthwise_convolution_and_its_gradients(size):
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 1), (2, 2), (4, 7)], ids=str)
 def test_window_sums_are_those_of_the_convolution(size):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
-    sums = window_sums(border_sums(x, *size))
+    sums = window_sums(border_sums(x))
     for dy in range(3):
         for dx in range(3):
             tap = np.zeros((3, 3, 1, 3), np.float32)
             tap[dy, dx] = 1
             expected = jnp.sum(_grouped(x, jnp.asarray(tap)), axis=(1, 2))
             np.testing.assert_allclose(sums[:, dy, dx], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (4, 5)], ids=str)
+def test_border_sums_have_the_gradient_of_their_definition(size):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
+
+    def plain(x):
+        rows = jnp.stack([jnp.sum(x, axis=1), x[:, 0], x[:, -1]], axis=1)
+        return jnp.stack([jnp.sum(rows, axis=2), rows[:, :, 0], rows[:, :, -1]], axis=2)
+
+    np.testing.assert_allclose(border_sums(x), plain(x), atol=1e-5)
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 3, 3)), jnp.float32)
+    ours, theirs = (jax.grad(lambda x, f=f: jnp.sum(f(x) * weight))(x) for f in (border_sums, plain))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.torch

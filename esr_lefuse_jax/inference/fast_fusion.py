@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esr_lefuse_jax.inference.rows import Plane, Rows, WholeRows, per_image
+from esr_lefuse_jax.inference.rows import Plane, Rows, WholeRows
 from esr_lefuse_jax.models.fusion import HEAD_CHANNELS, NORM_FLOOR
 from esr_lefuse_jax.models.layers import channel_norm, leaky_relu, mean_of_conv
 from esr_lefuse_jax.ops.depthwise import pad_for, shifted_sum

@@ -179,7 +179,7 @@ class MeanOfConv(nn.Module):
         kernel = self.param("kernel", kernel_init, (3, 3, channels, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         _, h, w, _ = parts[0].shape
-        regions = jnp.concatenate([border_sums(part, h, w) for part in parts], axis=-1)
+        regions = jnp.concatenate([border_sums(part) for part in parts], axis=-1)
         return mean_of_conv(regions, h * w, kernel, bias)
 
 

@@ -5,10 +5,48 @@ plain loops. Written as a stride-1 convolution on 2x2 cells of pixels (space to 
 output, forward and gradients are ordinary convolutions.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 _DIMS = ("NHWC", "HWIO", "NHWC")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
+    """Convolution with `pad` rows and columns of zeros around x.
+
+    XLA turns the gradient with respect to an even-sized kernel into a convolution with a reversed window, again plain
+    loops; here it is one product of matrices for each tap.
+    """
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((pad, pad), (pad, pad)), dimension_numbers=_DIMS)
+
+
+def _conv_forward(x: jax.Array, kernel: jax.Array, pad: int):
+    return _conv(x, kernel, pad), (x, kernel)
+
+
+def _conv_backward(pad: int, residuals, grad: jax.Array):
+    x, kernel = residuals
+    size = kernel.shape[0]
+    grad_x = _conv(grad, kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad)
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    _, rows, columns, _ = grad.shape
+    taps = [
+        jnp.einsum(
+            "nhwc,nhwf->cf",
+            padded[:, i : i + rows, j : j + columns],
+            grad,
+            preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        )
+        for i in range(size)
+        for j in range(size)
+    ]
+    return grad_x, jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
 
 
 def conv_stride2(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -30,7 +68,7 @@ def conv_stride2(x: jax.Array, kernel: jax.Array) -> jax.Array:
     cells = cells.reshape(n, rows + 1, columns + 1, 4 * c)
     kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
     kernel = kernel.reshape(2, 2, 2, 2, c, -1).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c, -1)
-    return jax.lax.conv_general_dilated(cells, kernel, (1, 1), "VALID", dimension_numbers=_DIMS)
+    return _conv(cells, kernel, 0)
 
 
 def conv_transpose2(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -45,9 +83,9 @@ def conv_transpose2(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         (N, 2H, 2W, F).
     """
-    n, h, w, _ = x.shape
+    _, h, w, _ = x.shape
     phases = jnp.concatenate([kernel[p::2, q::2] for p in (0, 1) for q in (0, 1)], axis=-1)
-    both = jax.lax.conv_general_dilated(x, phases, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMS)
+    both = _conv(x, phases, 1)
     return interleave(both, h, w)
 
 

@@ -10,25 +10,44 @@ import jax
 import jax.numpy as jnp
 
 
-def border_sums(x: jax.Array, height: jax.Array | int, width: jax.Array | int) -> jax.Array:
+@jax.custom_vjp
+def border_sums(x: jax.Array) -> jax.Array:
     """The nine region sums from which every 3x3 window sum follows.
 
     Args:
-        x: (N, H, W, C), zero outside its first `height` rows and `width` columns.
-        height: rows that belong to the image, 1 to H; may be traced.
-        width: columns that belong to the image, 1 to W; may be traced.
+        x: (N, H, W, C).
 
     Returns:
         (N, 3, 3, C) in float32 or wider: [:, i, j] sums over (all, first, last)[i] rows and (all, first, last)[j]
         columns.
     """
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    by_column = jnp.sum(x, axis=1, dtype=wide)  # (N, W, C): all rows
-    first = x[:, 0].astype(wide)
-    last = jax.lax.dynamic_index_in_dim(x, height - 1, axis=1, keepdims=False).astype(wide)
-    rows = jnp.stack([by_column, first, last], axis=1)  # (N, 3, W, C)
-    right = jax.lax.dynamic_index_in_dim(rows, width - 1, axis=2, keepdims=False)
-    return jnp.stack([jnp.sum(rows, axis=2), rows[:, :, 0], right], axis=2)
+    regions = []
+    for rows in (x, x[:, :1], x[:, -1:]):
+        parts = (rows, rows[:, :, :1], rows[:, :, -1:])
+        regions.append(jnp.stack([jnp.sum(part, axis=(1, 2), dtype=wide) for part in parts], axis=1))
+    return jnp.stack(regions, axis=1)
+
+
+def _forward(x: jax.Array):
+    return border_sums(x), x
+
+
+def _backward(x: jax.Array, grad: jax.Array):
+    """One pass; the automatic gradient would pad each of the nine regions to the whole image and add them up."""
+
+    def first_and_last(size: int, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        index = jax.lax.broadcasted_iota(jnp.int32, (1, x.shape[1], x.shape[2], 1), axis)
+        return jnp.ones_like(index, bool), index == 0, index == size - 1
+
+    total = jnp.zeros((), grad.dtype)
+    for i, rows in enumerate(first_and_last(x.shape[1], 1)):
+        for j, columns in enumerate(first_and_last(x.shape[2], 2)):
+            total = total + jnp.where(rows & columns, grad[:, i, j][:, None, None], jnp.zeros((), grad.dtype))
+    return (total.astype(x.dtype),)
+
+
+border_sums.defvjp(_forward, _backward)
 
 
 def window_sums(regions: jax.Array) -> jax.Array:
