@@ -15,8 +15,9 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Path | None:
     Returns:
         The folder, or None when it cannot be written to: then every process compiles for itself.
     """
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if chosen:
+        return Path(chosen)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = Path(folder) if folder else base / "esr_lefuse_jax" / "xla"
     try:

@@ -106,8 +106,8 @@ class Pipeline:
         n, h, w, _ = rgb.shape
         canvas = self.canvases.fit(h, w)
         plan = plan_fusion(n, canvas, self._itemsize, self.max_memory, self.device)
-        fused = self._run_fusion(_padded(rgb, canvas), _padded(thermal, canvas), _sizes(n, h, w), plan)
-        fused = np.asarray(fused)[:, :h, :w]
+        on_device = self._run_fusion(_padded(rgb, canvas), _padded(thermal, canvas), _sizes(n, h, w), plan)
+        fused = np.asarray(on_device)[:, :h, :w]
         return fused[0] if single else fused
 
     def enlarge(self, image: np.ndarray) -> np.ndarray:
@@ -126,23 +126,23 @@ class Pipeline:
         return jnp.dtype(self.dtype).itemsize
 
     def _run_fusion(self, rgb: np.ndarray, infrared: np.ndarray, sizes: tuple, plan: Plan) -> jax.Array:
-        rgb, infrared, *sizes = jax.device_put((rgb, infrared, *sizes), self.device)
+        colour, thermal, height, width = jax.device_put((rgb, infrared, *sizes), self.device)
         if plan.strip is None:
-            return _fuse_whole(self._fusion, rgb, infrared, *sizes, gray=self.gray)
-        y = _luminance(rgb)
-        fused = strips.fuse_strips(self._fusion, y, infrared, *sizes, plan.strip)
-        return _recolour(fused, rgb, gray=self.gray)
+            return _fuse_whole(self._fusion, colour, thermal, height, width, gray=self.gray)
+        fused = strips.fuse_strips(self._fusion, _luminance(colour), thermal, height, width, plan.strip)
+        return _recolour(fused, colour, gray=self.gray)
 
     def _enlarge_once(self, image: np.ndarray) -> np.ndarray:
         assert self.scale is not None
+        assert self._sr is not None
         n, h, w, _ = image.shape
         canvas = self.canvases.fit(h, w)
         plan = plan_enlargement(n, canvas, self.scale, self._itemsize, self.max_memory, self.device)
-        padded, *sizes = jax.device_put((_padded(image, canvas), *_sizes(n, h, w)), self.device)
+        padded, height, width = jax.device_put((_padded(image, canvas), *_sizes(n, h, w)), self.device)
         if plan.strip is None:
-            out = _enlarge_whole(self._sr, padded, *sizes, scale=self.scale)
+            out = _enlarge_whole(self._sr, padded, height, width, scale=self.scale)
         else:
-            out = strips.enlarge_strips(self._sr, padded, *sizes, self.scale, plan.strip)
+            out = strips.enlarge_strips(self._sr, padded, height, width, self.scale, plan.strip)
         return np.asarray(out)[:, : h * self.scale, : w * self.scale]
 
 

@@ -86,7 +86,7 @@ def run_pass(
     function: PassFunction,
     grids: tuple[Grid, ...],
     target_grids: tuple[Grid, ...],
-    sources: Sequence[jax.Array | int],
+    sources: Sequence[jax.Array | None],
     targets: Sequence[jax.Array],
     sizes: Sequence[tuple[jax.Array, jax.Array]],
     *arguments: Any,
