@@ -1,7 +1,7 @@
 """Classical methods to compare with: five fusions and two enlargements.
 
 Images are uint8 arrays: visible (H, W, 3), infrared (H, W). A fusion works on the visible luminance Y and
-keeps the visible chrominance, as the network does. The filters are OpenCV's (extra `baselines`), Lanczos is
+keeps the visible chrominance, as the network does. The filters are OpenCV's (extra `eval`), Lanczos is
 Pillow's.
 """
 
@@ -124,6 +124,6 @@ def _opencv() -> ModuleType:
         import cv2
     except ImportError as error:
         raise ConfigError(
-            "the classical baselines use OpenCV: pip install 'esr-lefuse-jax[baselines]'"
+            "the classical baselines use OpenCV: pip install 'esr-lefuse-jax[eval]'"
         ) from error
     return cv2

@@ -7,7 +7,7 @@ from PIL import Image
 from esr_lefuse_jax import baselines, metrics
 from esr_lefuse_jax.errors import ConfigError
 
-pytest.importorskip("cv2", reason="OpenCV is not installed (extra `baselines`)")
+pytest.importorskip("cv2", reason="OpenCV is not installed (extra `eval`)")
 
 
 @pytest.fixture(scope="module")

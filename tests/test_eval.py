@@ -166,7 +166,7 @@ def test_means_are_over_the_images_that_all_methods_have(folders, capsys):
 
 
 def test_baselines_are_written_and_compared(folders):
-    pytest.importorskip("cv2", reason="OpenCV is not installed (extra `baselines`)")
+    pytest.importorskip("cv2", reason="OpenCV is not installed (extra `eval`)")
     out = folders["root"] / "e"
     code = evaluate(
         "--pred_dir", folders["hr"], "--ir_dir", folders["ir"], "--vis_dir", folders["vi"],

@@ -169,7 +169,7 @@ def test_bicubic_against_torch(pair):
 
 
 def test_bicubic_against_opencv_within_one_level(pair):
-    cv2 = pytest.importorskip("cv2", reason="opencv is not installed (extra `baselines`)")
+    cv2 = pytest.importorskip("cv2", reason="opencv is not installed (extra `eval`)")
     image = pair[0][:31, :40]
     theirs = cv2.resize(image, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
     assert np.abs(np.rint(metrics.bicubic_up(image)) - theirs).max() <= 1

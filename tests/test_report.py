@@ -191,7 +191,7 @@ def gather(root):
 
 
 def test_figure_files(evaluated, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `eval`)")
     found = gather(evaluated.parent)
     png, pdf = figure.write(found, tmp_path / "f", ["a", "road/c"], ["a:10,20,30"], dpi=100)
     assert pdf.read_bytes().startswith(b"%PDF")
@@ -203,7 +203,7 @@ def test_figure_files(evaluated, tmp_path):
 
 
 def test_figure_shows_the_crop_that_is_asked_for(evaluated, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `eval`)")
     shown = []
     original = figure._show
     monkeypatch.setattr(
@@ -228,7 +228,7 @@ def test_figure_shows_the_crop_that_is_asked_for(evaluated, tmp_path, monkeypatc
     ],
 )
 def test_figure_errors(evaluated, tmp_path, stems, crops, message):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `eval`)")
     with pytest.raises(ConfigError, match=message):
         figure.write(gather(evaluated.parent), tmp_path / "f", stems, crops)
 

@@ -83,7 +83,7 @@ def _matplotlib() -> ModuleType:
         import matplotlib.figure
         import matplotlib.patches
     except ImportError as error:
-        raise ConfigError("figures use matplotlib: pip install 'esr-lefuse-jax[plots]'") from error
+        raise ConfigError("figures use matplotlib: pip install 'esr-lefuse-jax[eval]'") from error
     return matplotlib
 
 
