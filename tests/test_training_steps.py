@@ -169,7 +169,7 @@ def test_untrained_variables_have_the_network_s_shapes_and_depend_on_the_seed():
         )
         kernels = [v for k, v in flatten(found["params"]).items() if k.endswith("kernel")]
         for kernel in kernels:
-            assert kernel.std() == pytest.approx(np.sqrt(2 / np.prod(kernel.shape[:-1])), rel=0.2)
+            assert kernel.std() == pytest.approx(np.sqrt(1 / (3 * np.prod(kernel.shape[:-1]))), rel=0.2)
         again, other = (state.initial_variables(network, inputs, seed) for seed in (0, 1))
         jax.tree.map(np.testing.assert_array_equal, found, again)
         assert not np.array_equal(

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from esr_lefuse_jax.errors import ConfigError, EsrLefuseError
+from esr_lefuse_jax.errors import ConfigError, EsrLefuseError, TrainingError
 
 USAGE = """usage: esr-lefuse train --config=configs/STAGE.py --workdir=runs/NAME [--config.OPTION=VALUE ...]
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
     # After the flags, so that a wrong one is answered at once.
     from esr_lefuse_jax.config import validate
+    from esr_lefuse_jax.inference import compilation_cache
     from esr_lefuse_jax.training import parallel
 
     validate(values.config)
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
     parallel.initialize(
         values.num_processes, values.process_id, values.coordinator, values.config.parallel.heartbeat_seconds
     )
+    compilation_cache.enable()
     return train(values.config, Path(values.workdir))
 
 
@@ -58,6 +60,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
         EsrLefuseError: with one process; with several the process ends here, for leaving in peace would mean
             waiting for the others, who wait for this one.
     """
+    from jax.errors import JaxRuntimeError
+
     from esr_lefuse_jax.training import parallel
     from esr_lefuse_jax.training.interrupts import EXIT_CODE
     from esr_lefuse_jax.training.loop import train_and_evaluate
@@ -69,6 +73,16 @@ def train(config: ConfigDict, workdir: Path) -> int:
             raise
         print(f"esr-lefuse train: error: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)
+    except JaxRuntimeError as error:
+        if parallel.process_count() == 1:
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        print(
+            f"esr-lefuse train: error: another process of the run is gone ({reason}); start all of them again",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(TrainingError.exit_code)
     return EXIT_CODE if result.interrupted else 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from esr_lefuse_jax.atomic import write_bytes
-from esr_lefuse_jax.errors import ConfigError
+from esr_lefuse_jax.errors import ConfigError, OutputError
 from esr_lefuse_jax.image_writing import write_image
 
 METRICS_FILE = "metrics.jsonl"
@@ -71,8 +71,12 @@ class RunLog:
         if not self._active:
             return
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"split": split, "step": step, **clean}) + "\n")
+        path = self._folder / METRICS_FILE
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"split": split, "step": step, **clean}) + "\n")
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}; free some space") from error
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(f"{split}/{name}", value, step)

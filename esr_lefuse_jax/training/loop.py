@@ -100,7 +100,10 @@ class _Run:
         self.total_steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
         self.eval_every = config.eval.every_steps or max(1, round(config.eval.every_epochs * steps_per_epoch))
 
-        maximize = config.early_stopping.metric in HIGHER_IS_BETTER
+        metric = config.early_stopping.metric
+        maximize = (
+            metric in HIGHER_IS_BETTER and metric not in config.loss[self.stage.name]
+        )  # terms are minimised
         self.stopping = EarlyStopping(
             config.early_stopping.patience, config.early_stopping.min_delta, maximize
         )
@@ -281,6 +284,7 @@ class _Run:
         config, mesh = self.config, self.mesh
         if not len(self.data.validation):
             self.last_evaluated = step
+            self._export(step, math.nan)  # without a measure the latest weights are the best
             return True
         started = time.monotonic()
         size = -(-config.eval.batch_size // mesh.size) * mesh.size
@@ -309,7 +313,7 @@ class _Run:
         self.log.pictures(step, pictures)
         note = "  (best)" if best else ""
         self.log.text(f"validation at step {step}  {describe(means)}  {means['seconds']:.1f} s{note}")
-        if best and parallel.is_first_process():
+        if best:
             self._export(step, means[metric])
         return True
 
@@ -322,6 +326,8 @@ class _Run:
             self.state = self.state.replace(rate_scale=rate_scale)
 
     def _export(self, step: int, value: float) -> None:
+        if not parallel.is_first_process():
+            return
         metadata = {
             "step": str(step),
             self.config.early_stopping.metric: repr(value),

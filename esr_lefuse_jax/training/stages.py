@@ -13,6 +13,7 @@ zeros for padded pixels.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,13 +23,14 @@ from ml_collections import ConfigDict
 
 from esr_lefuse_jax import color
 from esr_lefuse_jax.config import NETWORKS
+from esr_lefuse_jax.errors import ConfigError
 from esr_lefuse_jax.losses import fusion_objective, super_resolution_objective, terms, weighted_sum
 from esr_lefuse_jax.models.fusion import FusionUNet
 from esr_lefuse_jax.models.rrdb import RRDBNet
 from esr_lefuse_jax.models.sr import ESRUNet
 from esr_lefuse_jax.models.vgg import VGG16Features
 from esr_lefuse_jax.ops.resize import bicubic
-from esr_lefuse_jax.training.teacher import box_down, teach
+from esr_lefuse_jax.training.teacher import TEACHER_SCALE, box_down, teach
 
 Batch = Mapping[str, jax.Array]
 Tree = dict[str, Any]
@@ -66,6 +68,9 @@ class Stage:
         Args:
             config: a validated config.
             needs_teacher: whether the super-resolution data leaves references to the teacher.
+
+        Raises:
+            ConfigError: the teacher is needed at another scale than its own.
         """
         dtype = DTYPES[config.precision]
         self.config = config
@@ -80,8 +85,12 @@ class Stage:
         self.frozen: dict[str, Any] = {}
         if any(config.loss[name].perceptual for name in self.networks):
             self.frozen["vgg16"] = VGG16Features(dtype=dtype)
-        if needs_teacher:
-            self.frozen["rrdb"] = RRDBNet(dtype=dtype)
+        if needs_teacher or (self.name == "joint" and config.loss.joint.supervision == "teacher"):
+            if self.scale != TEACHER_SCALE:
+                raise ConfigError(f"the teacher enlarges 4 times, config.model.scale is {self.scale}")
+            self.frozen["rrdb"] = functools.partial(
+                RRDBNet, dtype=dtype
+            )  # as many blocks as its weights have
 
     def example_inputs(self) -> dict[str, tuple[jax.Array, ...]]:
         """Small inputs of each network, for initialisation."""
@@ -193,7 +202,9 @@ class Stage:
         return Outcome(loss, values, new_stats, pictures)
 
     def _teach(self, frozen: Tree, lr: jax.Array) -> jax.Array:
-        return teach(lambda x: self.frozen["rrdb"].apply(frozen["rrdb"], x), lr)
+        blocks = sum(name.startswith("body_") for name in frozen["rrdb"]["params"])
+        network = self.frozen["rrdb"](num_blocks=blocks)
+        return teach(lambda x: network.apply(frozen["rrdb"], x), lr)
 
     def _enlarge(
         self,

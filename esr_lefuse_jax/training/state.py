@@ -81,8 +81,9 @@ def create_state(
 def initial_variables(network: nn.Module, inputs: tuple[jax.Array, ...], seed: int) -> Tree:
     """Untrained variables of one network (NumPy): PyTorch's kernels, zero biases, unit scales and variances.
 
-    Kernels are uniform with variance 1 / (3 fan_in), PyTorch's default, with which the original was trained. He's
-    initialisation has six times that variance: through nine residual modules the fusion would start saturated.
+    Kernels are uniform with variance 1 / (3 fan_in), PyTorch's default, with which the original was trained.
+    He's initialisation has six times that variance: through nine residual modules the fusion would start
+    saturated.
 
     Drawn on the host: the same numbers on every platform, and at once, where the compiler would need most of
     a minute for the several hundred small random generators of `network.init`.

@@ -1,0 +1,19 @@
+"""Stage 2 on photographs: any folder of sharp pictures is the truth, their reductions are the inputs.
+
+python launch/train.py --config=configs/sr_photo.py --workdir=runs/sr_photo --config.data.train=photo:FOLDER
+
+"""
+
+from esr_lefuse_jax.config import default_config
+
+
+def get_config():
+    """Judged by true PSNR; a quarter of the inputs also goes through blur, noise and JPEG."""
+    config = default_config("sr")
+    config.batch_size = 8
+    config.loss.sr.perceptual = 0.0
+    config.data.photo_degradation = 0.25
+    config.early_stopping.metric = "psnr"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.ema_decay = 0.999
+    return config
