@@ -74,11 +74,14 @@ def _backward(residuals, grad: jax.Array):
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
     # A loop over the taps, not an unrolled sum: every reduction is bound by memory, and one body compiles fast.
+    # The sum over the batch comes after the loop: over several devices it is a collective, and collectives in the
+    # bodies of loops that may run side by side meet in another order on every host.
     @functools.partial(jax.lax.map, xs=jnp.arange(kh * kw))
-    def grad_kernel(tap: jax.Array) -> jax.Array:
+    def by_example(tap: jax.Array) -> jax.Array:
         window = jax.lax.dynamic_slice(padded, (0, tap // kw, tap % kw, 0), x.shape)
-        return jnp.sum(window.astype(wide) * grad.astype(wide), axis=(0, 1, 2))
+        return jnp.sum(window.astype(wide) * grad.astype(wide), axis=(1, 2))
 
+    grad_kernel = jnp.sum(by_example, axis=1)
     return grad_x, grad_kernel.reshape(kh, kw, 1, channels).astype(kernel.dtype)
 
 
