@@ -1,0 +1,48 @@
+"""The weights that come with the package: they load, are the ones of the model card, and give its output."""
+
+import numpy as np
+import pytest
+
+from esr_lefuse_jax.inference.pipeline import load
+from esr_lefuse_jax.synthetic import render_night_pair
+from esr_lefuse_jax.weights import load_weights, weights_hash
+from esr_lefuse_jax.weights_shipped import shipped_path
+
+HASHES = {
+    "fusion": "1cb0ff1b5abf958e8859cb04d31d53277ac6e0804f226345bb0a3b18058dcd5c",
+    "sr": "c9c8f666d3cbd2fb53eaa0e6483e846ec423ce42f3265e3c5efdeab0b4d75337",
+}
+# Every sixteenth pixel of the fused luminance of a rendered pair, and of the middle row of its enlargement.
+FUSED = [0.2055, 0.7289, 0.7023, 0.2879, 0.3388, 0.9263, 0.3118, 0.1978, 0.3879, 0.4323, 0.6681, 0.4755]
+ENLARGED = [0.9578, 0.3433, 0.3113, 0.7442, 0.4763, 0.3177, 0.4966, 0.4891]
+
+
+@pytest.mark.parametrize("network", sorted(HASHES))
+def test_hash_and_size(network):
+    path = shipped_path(network)
+    loaded = load_weights(path, network)
+    assert weights_hash(loaded.variables) == HASHES[network]
+    assert HASHES[network] in (path.parent / "MODEL_CARD.md").read_text()
+    assert path.stat().st_size < 10_000_000
+
+
+def test_both_fit_into_16_megabytes():
+    assert sum(shipped_path(network).stat().st_size for network in HASHES) < 16_000_000
+
+
+def test_output_is_pinned():
+    pair = render_night_pair(48, 64, seed=3)
+    result = load()(pair.visible, pair.infrared)
+    assert result.fused.shape == (48, 64, 3)
+    assert result.hr.shape == (192, 256, 3)
+    np.testing.assert_allclose(result.fused[8::16, 8::16, 1].ravel(), FUSED, atol=2e-3)
+    np.testing.assert_allclose(result.hr[96, 8::32, 1], ENLARGED, atol=2e-3)
+
+
+def test_night_is_brightened_and_warm_people_stay_bright():
+    pair = render_night_pair(96, 128, seed=3)
+    fused = load(fusion_only=True).fuse(pair.visible, pair.infrared) @ np.array([0.299, 0.587, 0.114])
+    dark = pair.visible @ np.array([0.299, 0.587, 0.114], np.float32)
+    assert fused.mean() > 1.5 * dark.mean()
+    warm = pair.infrared > np.quantile(pair.infrared, 0.99)
+    assert fused[warm].mean() > fused.mean()
