@@ -59,6 +59,11 @@ class Inputs:
         return tuple(stem for stem in self.stems if folders and all(stem in images for images in folders))
 
 
+def lr_path(inputs: Inputs, method: Method, stem: str) -> Path | None:
+    """What an enlarged image was made from: the method's own fused image, or the shared one."""
+    return method.fused.get(stem) or inputs.lr.get(stem) or inputs.methods[0].fused.get(stem)
+
+
 def parse_baseline(words: Sequence[str] | None) -> tuple[Baseline | None, str | None]:
     """Reads the flag `bicubic4x | lr | gt DIR` as (baseline, folder).
 

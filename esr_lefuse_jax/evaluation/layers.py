@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from esr_lefuse_jax.errors import ImageError
-from esr_lefuse_jax.evaluation.inputs import Inputs, read_infrared_levels, read_levels
+from esr_lefuse_jax.evaluation.inputs import Inputs, lr_path, read_infrared_levels, read_levels
 from esr_lefuse_jax.metrics import bicubic_up
 
 
@@ -35,8 +35,7 @@ def layers(inputs: Inputs, stem: str) -> Iterator[Layer]:
     yield from _read("reference", "reference", inputs.references.get(stem))
     enlarged = [method for method in inputs.methods if stem in method.enlarged]
     if enlarged:
-        own = next((method.fused[stem] for method in inputs.methods if stem in method.fused), None)
-        for layer in _read("bicubic", "bicubic 4x", inputs.lr.get(stem) or own):
+        for layer in _read("bicubic", "bicubic 4x", lr_path(inputs, enlarged[0], stem)):
             yield dataclasses.replace(layer, image=bicubic_up(layer.image, 4, rounded=True))
     for method in enlarged:
         yield from _read(f"enlarged:{method.name}", f"{method.name}, enlarged", method.enlarged[stem])

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from esr_lefuse_jax.errors import ConfigError, ImageError, MetricError
-from esr_lefuse_jax.evaluation.inputs import Inputs, Method, read_infrared_levels, read_levels
+from esr_lefuse_jax.evaluation.inputs import Inputs, lr_path, read_infrared_levels, read_levels
 from esr_lefuse_jax.evaluation.results import Column, Results, Row, order
 from esr_lefuse_jax.metrics import METRICS, measure, to_gray
 from esr_lefuse_jax.metrics.registry import FUSION_METRICS, REFERENCE_METRICS, Metric
@@ -103,7 +103,7 @@ def select(
 def has_low_resolution(inputs: Inputs) -> bool:
     """Whether the images that were enlarged are known, rather than only their enlargements."""
     return any(
-        _lr_path(inputs, method, stem) is not None for method in inputs.methods for stem in method.enlarged
+        lr_path(inputs, method, stem) is not None for method in inputs.methods for stem in method.enlarged
     )
 
 
@@ -200,7 +200,7 @@ def _measure_stem(stem: str, inputs: Inputs, selection: Selection) -> tuple[list
             fused=images.get(method.fused.get(stem)) if selection.fused else None,
             enlarged=enlarged,
             sources=sources,
-            lr=None if enlarged is None else images.get(_lr_path(inputs, method, stem)),
+            lr=None if enlarged is None else images.get(lr_path(inputs, method, stem)),
             reference=reference,
         )
     return rows, images.problems
@@ -244,10 +244,6 @@ def measure_images(
             given["reference"] = _against(selection.baseline, enlarged, lr, reference)
         rows.append(_row(stem, method, "enlarged", selection.enlarged, given))
     return rows
-
-
-def _lr_path(inputs: Inputs, method: Method, stem: str) -> Path | None:
-    return method.fused.get(stem) or inputs.lr.get(stem) or inputs.methods[0].fused.get(stem)
 
 
 def _against(

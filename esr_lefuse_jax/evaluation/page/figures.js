@@ -47,7 +47,7 @@ function meanTable() {
     if (fresh) { sort.index = -1; }
     const stage = DATA.stages[current.means];
     $("meannote").textContent = `Over the ${stage.images} image${stage.images === 1 ? "" : "s"} that every method has. ` +
-      "Best in colour; ± is the standard deviation over images; (n/N) tells on how many a metric is defined.";
+      "Best in colour; bars run from the worst mean to the best; ± is the standard deviation over images; (n/N) tells on how many a metric is defined.";
     const head = element("tr", {}, sortable(draw, 0, "Method", "", sort, 1, true));
     stage.columns.forEach((column, i) => head.append(sortable(draw, i + 1, label(column), tooltip(column), sort, BEST_FIRST(column))));
     const value = (method) => (sort.index === 0 ? method : stage.means[method][stage.columns[sort.index - 1].key].value);
@@ -60,7 +60,8 @@ function meanTable() {
         if (mean.value === null) { row.append(element("td", { class: "none", title: mean.reason || "" }, "not defined")); continue; }
         const all = stage.methods.map((m) => stage.means[m][column.key].value).filter((v) => v !== null);
         const low = Math.min(...all), high = Math.max(...all);
-        const share = high > low ? (mean.value - low) / (high - low) : 1;
+        const height = high > low ? (mean.value - low) / (high - low) : 1;
+        const share = column.higher_is_better || high === low ? height : 1 - height;
         const part = mean.count < mean.total ? ` (${mean.count}/${mean.total})` : "";
         row.append(element("td", { class: stage.best[column.key].includes(method) ? "best" : "" }, number(column, mean.value),
           element("small", {}, mean.total > 1 ? ` ±${number(column, mean.deviation)}${part}` : part),
