@@ -60,7 +60,8 @@ def warm_up(
 
     def loss(params: Tree, batch: Mapping[str, jax.Array]) -> jax.Array:
         y = batch["visible"][..., :1]
-        fused = fusion.FusionUNet().apply({"params": params}, y, batch["infrared"])
+        network: Any = fusion.FusionUNet()  # flax types `apply` as a result that may be a pair
+        fused = network.apply({"params": params}, y, batch["infrared"])
         return weighted_sum(fusion_objective(fused, {**batch, "luminance": y}, weights), weights).mean()
 
     @jax.jit
