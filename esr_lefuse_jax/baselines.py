@@ -123,7 +123,5 @@ def _opencv() -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise ConfigError(
-            "the classical baselines use OpenCV: pip install 'esr-lefuse-jax[eval]'"
-        ) from error
+        raise ConfigError("the classical baselines use OpenCV: pip install 'esr-lefuse-jax[eval]'") from error
     return cv2

@@ -29,7 +29,9 @@ COMMANDS = {
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "usage: esr-lefuse COMMAND [flags]   (esr-lefuse COMMAND --help for the flags)\n\n" + "\n".join(lines)
+    return "usage: esr-lefuse COMMAND [flags]   (esr-lefuse COMMAND --help for the flags)\n\n" + "\n".join(
+        lines
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(module, "main"):  # a command that parses its own flags (train: absl config flags)
             return module.main(rest)
         parser = argparse.ArgumentParser(
-            prog=f"esr-lefuse {name}", description=COMMANDS[name], formatter_class=argparse.RawTextHelpFormatter
+            prog=f"esr-lefuse {name}",
+            description=COMMANDS[name],
+            formatter_class=argparse.RawTextHelpFormatter,
         )
         module.add_arguments(parser)
         return module.run(parser.parse_args(rest))
