@@ -1,0 +1,19 @@
+"""The first leg of the super-resolution weights `open`, without the perceptual term."""
+
+from esr_lefuse_jax.config import default_config
+
+
+def get_config():
+    """1000 steps of 2 windows of 24 pixels, from bicubic enlargement."""
+    config = default_config("sr")
+    config.steps = 1000
+    config.batch_size = 2
+    config.data.crop = 24
+    config.loss.sr.perceptual = 0.0
+    config.optimizer.learning_rate = 4e-4
+    config.optimizer.warmup_steps = 20
+    config.optimizer.ema_decay = 0.99
+    config.eval.every_steps = 200
+    config.early_stopping.patience = 0
+    config.early_stopping.metric = "psnr"
+    return config
