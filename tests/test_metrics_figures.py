@@ -124,6 +124,12 @@ def test_vifp_against_sewar(pair):
     assert metrics.vifp_rgb(*pair) == pytest.approx(sewar.vifp(*pair), abs=1e-9)
 
 
+def test_vifp_against_torchmetrics(pair):
+    # torchmetrics 1.9.0 in float64; only these two figures of it are needed.
+    assert metrics.vifp_rgb(*pair) == pytest.approx(0.281159992480704, abs=1e-9)
+    assert metrics.vifp(*pair) == pytest.approx(0.37651248822972344, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("name", "figure"),
     [
