@@ -202,11 +202,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_lpips(selection: "Selection") -> None:
     """Loads LPIPS weights before the work starts, so that missing ones are said at once."""
-    from esr_lefuse_jax.evaluation.lpips_weights import load_lpips
-
     asked = {metric.name for metrics in (selection.fused, selection.enlarged) for metric in metrics.values()}
     for name, net in (("lpips", "alexnet"), ("lpips_vgg", "vgg16")):
         if name in asked:
+            from esr_lefuse_jax.evaluation.lpips_weights import load_lpips
+
             load_lpips(net)
 
 
