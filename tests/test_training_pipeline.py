@@ -37,6 +37,13 @@ def run(*arguments):
     assert main([str(argument) for argument in arguments]) == 0
 
 
+def untrained_teacher(folder):
+    """The smallest RRDBNet that there are weights of, with the weights it would start training from."""
+    variables = initial_variables(RRDBNet(num_blocks=6), (jnp.zeros((1, 8, 8, 3)),), 0)
+    weights.save_safetensors(folder / "teacher.safetensors", "rrdb", variables)
+    return folder / "teacher.safetensors"
+
+
 def train(config, workdir, **changes):
     flags = [f"--config.{key}={value}" for key, value in {**TINY, **changes}.items()]
     run("train", f"--config={CONFIGS / config}.py", f"--workdir={workdir}", *flags)
@@ -53,9 +60,7 @@ def test_from_pairs_to_a_measured_4x_picture(tmp_path):
 
     fusion = train("fusion", tmp_path / "fusion", **{"data.train": prepared})
 
-    teacher = tmp_path / "teacher.safetensors"
-    image = jnp.zeros((1, 8, 8, 3))
-    weights.save_safetensors(teacher, "rrdb", initial_variables(RRDBNet(num_blocks=1), (image,), 0))
+    teacher = untrained_teacher(tmp_path)
     run(
         "make-pseudo-hr", "--root", pairs, "--fusion_ckpt", fusion / "best.safetensors", "--teacher_ckpt", teacher,
         "--out_dir", tmp_path / "pseudo", "--count", 6, "--crop", 24,
@@ -112,9 +117,7 @@ def test_supervisions_of_super_resolution(tmp_path, supervision):
     rng = np.random.default_rng(0)
     for i in range(4):
         Image.fromarray(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(photos / f"{i}.png")
-    teacher = tmp_path / "teacher.safetensors"
-    image = jnp.zeros((1, 8, 8, 3))
-    weights.save_safetensors(teacher, "rrdb", initial_variables(RRDBNet(num_blocks=1), (image,), 0))
+    teacher = untrained_teacher(tmp_path)
     source = {"teacher": f"teacher:{photos}", "self": f"self:{photos}"}.get(
         supervision, f"photo:{photos}@2,teacher:{photos}@1"
     )

@@ -27,13 +27,13 @@ _QUIET = ("finite", "skipped", "skipped_in_row", "learning_rate", "seconds")
 class RunLog:
     """Writes the log of one run. On processes other than the first every method does nothing."""
 
-    def __init__(self, folder: Path, active: bool, resumed_at: int, tensorboard: bool = False):
+    def __init__(self, folder: Path, active: bool, resumed_at: int | None, tensorboard: bool = False):
         """Opens the log of a run folder.
 
         Args:
             folder: the run folder.
             active: whether this process writes.
-            resumed_at: step from which the run goes on; lines of later steps, which will be done again, are
+            resumed_at: step from which the run goes on, None for a new run; lines of later steps, which will be done again, are
                 dropped.
             tensorboard: whether to write TensorBoard event files too.
 
@@ -45,7 +45,8 @@ class RunLog:
         self._writer: Any = None
         if not active:
             return
-        kept = [line for line in read_metrics(folder) if line["step"] <= resumed_at] if resumed_at else []
+        last = -1 if resumed_at is None else resumed_at
+        kept = [line for line in read_metrics(folder) if line["step"] <= last]
         write_bytes(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
         if tensorboard:
             try:
@@ -54,7 +55,7 @@ class RunLog:
                 raise ConfigError(
                     "config.log.tensorboard needs tensorboardX: pip install 'esr-lefuse-jax[tensorboard]'"
                 ) from error
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=last + 1)
 
     def text(self, message: str) -> None:
         """One line on the console."""

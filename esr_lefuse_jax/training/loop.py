@@ -148,8 +148,8 @@ class _Run:
             out_shardings=(everywhere, split),
         )
 
-    def _initial_state(self) -> tuple[TrainState, int]:
-        """The state to start from, a fresh one or the latest checkpoint's, and its step."""
+    def _initial_state(self) -> tuple[TrainState, int | None]:
+        """The state to start from, a fresh one or the latest checkpoint's, and its step (else None)."""
         config = self.config
         fresh = create_state(
             starting_variables(config, self.stage),
@@ -171,7 +171,7 @@ class _Run:
             self.stopping = self.stopping.restored(meta["early_stopping"])
             self.plateau = self.plateau.restored(meta["plateau"])
             self.last_evaluated = meta["last_evaluated"]
-        return parallel.put_replicated(fresh, self.mesh), int(fresh.step)
+        return parallel.put_replicated(fresh, self.mesh), int(fresh.step) if meta else None
 
     def _check_unchanged(self, meta: dict[str, Any]) -> None:
         changes = changed_on_resume(self.config, meta["config"])
@@ -183,7 +183,7 @@ class _Run:
                 f"another --workdir or accept with --config.checkpoint.allow_changes=True"
             )
 
-    def _introduce(self, resumed_at: int) -> None:
+    def _introduce(self, resumed_at: int | None) -> None:
         if not parallel.is_first_process():
             return
         for note in self.data.notes:
@@ -198,7 +198,7 @@ class _Run:
             f"training and {len(self.data.validation)} validation examples, {self.mesh.size} device(s), "
             f"{parallel.process_count()} process(es), {self.config.precision}"
         )
-        start = f"go on from step {resumed_at}" if resumed_at else "start"
+        start = "start" if resumed_at is None else f"go on from step {resumed_at}"
         size, every = self.config.batch_size, self.eval_every
         self.log.text(f"{start}: {self.total_steps} steps of {size}, evaluation every {every}")
 
