@@ -33,8 +33,8 @@ class RunLog:
         Args:
             folder: the run folder.
             active: whether this process writes.
-            resumed_at: step from which the run goes on, None for a new run; lines of later steps, which will be done again, are
-                dropped.
+            resumed_at: step from which the run goes on, None for a new run; lines of later steps, which will be
+                done again, are dropped.
             tensorboard: whether to write TensorBoard event files too.
 
         Raises:
