@@ -90,6 +90,9 @@ def test_first_twenty_losses_are_equal_on_one_device_four_devices_and_two_proces
     tmp_path, monkeypatch, stage
 ):
     changes = {"steps": 20, "eval.every_steps": 20, "optimizer.warmup_steps": 20, "eval.pictures": 1}
+    # A bias right before a batch norm has no true gradient; Adam with its usual epsilon would scale the rounding noise
+    # of such gradients up to whole steps, and those differ between any two orders of summation.
+    changes["optimizer.epsilon"] = 1e-3
     port = free_port()
     shared = tmp_path / "two"
     pair = [start(shared, {**changes, "stage": stage}, processes=2, index=i, port=port) for i in range(2)]
