@@ -7,7 +7,6 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 
 from esr_lefuse_jax import weights
 from esr_lefuse_jax.atomic import write_bytes
-from esr_lefuse_jax.config import changed_on_resume, flatten, validate
+from esr_lefuse_jax.config import flatten, validate
 from esr_lefuse_jax.errors import ConfigError, TrainingError
 from esr_lefuse_jax.training import checkpointing, inputs, parallel
 from esr_lefuse_jax.training.curves import write_curves
@@ -27,7 +26,7 @@ from esr_lefuse_jax.training.logging import Clock, RunLog, Window, describe, dur
 from esr_lefuse_jax.training.networks import frozen_variables, starting_variables
 from esr_lefuse_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from esr_lefuse_jax.training.run_lock import run_lock
-from esr_lefuse_jax.training.snapshots import exported_variables, from_items, to_items
+from esr_lefuse_jax.training.snapshots import exported_variables, resume, to_items
 from esr_lefuse_jax.training.stages import Stage
 from esr_lefuse_jax.training.state import TrainState, create_state
 from esr_lefuse_jax.training.steps import make_eval_step, make_train_step
@@ -157,31 +156,12 @@ class _Run:
             keep_average=config.optimizer.ema_decay > 0,
             scale_loss=config.precision == "float16",
         )
-        fresh = jax.device_get(fresh)
-        meta: dict[str, Any] = {}
-        if parallel.is_first_process():
-            restored = self.checkpoints.restore()
-            if restored is not None:
-                meta = restored.meta
-                self._check_unchanged(meta)
-                fresh = from_items(fresh, restored, str(self.checkpoints.folder))
-        meta = json.loads(parallel.text_from_first_process(json.dumps(meta)))
+        state, meta = resume(self.checkpoints, jax.device_get(fresh), config, self.data.fingerprint)
         if meta:
-            fresh = parallel.from_first_process(fresh)
             self.stopping = self.stopping.restored(meta["early_stopping"])
             self.plateau = self.plateau.restored(meta["plateau"])
             self.last_evaluated = meta["last_evaluated"]
-        return parallel.put_replicated(fresh, self.mesh), int(fresh.step) if meta else None
-
-    def _check_unchanged(self, meta: dict[str, Any]) -> None:
-        changes = changed_on_resume(self.config, meta["config"])
-        if meta["data"] != self.data.fingerprint:
-            changes.append("data: the list of files differs")
-        if changes and not self.config.checkpoint.allow_changes:
-            raise ConfigError(
-                f"{self.folder}: the run in this folder has another config ({'; '.join(changes)}); use "
-                f"another --workdir or accept with --config.checkpoint.allow_changes=True"
-            )
+        return parallel.put_replicated(state, self.mesh), int(state.step) if meta else None
 
     def _introduce(self, resumed_at: int | None) -> None:
         if not parallel.is_first_process():
@@ -340,7 +320,6 @@ class _Run:
     def _save(self, step: int) -> None:
         if not parallel.is_first_process():
             return
-        items = to_items(self.state)
         meta = {
             "stage": self.stage.name,
             "config": flatten(self.config),
@@ -349,7 +328,7 @@ class _Run:
             "plateau": self.plateau.state(),
             "last_evaluated": self.last_evaluated,
         }
-        self.checkpoints.save(step, items, meta)
+        self.checkpoints.save(step, to_items(self.state), meta)
 
     def _finish(self, step: int, interrupted: bool) -> Result:
         stopped_early = not interrupted and step < self.total_steps

@@ -1,9 +1,51 @@
 """The train state as the items of a checkpoint, and back."""
 
+import json
 from typing import Any
 
-from esr_lefuse_jax.training.checkpointing import Flat, Restored, fill, flat_arrays
+from ml_collections import ConfigDict
+
+from esr_lefuse_jax.config import changed_on_resume
+from esr_lefuse_jax.errors import ConfigError
+from esr_lefuse_jax.training import parallel
+from esr_lefuse_jax.training.checkpointing import Checkpoints, Flat, Restored, fill, flat_arrays
 from esr_lefuse_jax.training.state import TrainState
+
+
+def resume(
+    checkpoints: Checkpoints, fresh: TrainState, config: ConfigDict, fingerprint: str
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state from which a run goes on, on every process.
+
+    Args:
+        checkpoints: of the run; only the first process reads them.
+        fresh: a new state on the host, which gives the structure.
+        config: of this run.
+        fingerprint: of its data.
+
+    Returns:
+        The latest intact checkpoint's state and meta data; the fresh state and nothing when none was ever saved.
+
+    Raises:
+        ConfigError: the config or the data differ from those of the run.
+        TrainingError: there are checkpoints, but none is intact.
+        CheckpointError: the checkpoint does not fit the config.
+    """
+    state, meta = fresh, {}
+    restored = checkpoints.restore() if parallel.is_first_process() else None
+    if restored is not None:
+        meta = restored.meta
+        changes = changed_on_resume(config, meta["config"])
+        if meta["data"] != fingerprint:
+            changes.append("data: the list of files differs")
+        if changes and not config.checkpoint.allow_changes:
+            raise ConfigError(
+                f"{checkpoints.folder}: the run in this folder has another config ({'; '.join(changes)}); use "
+                f"another --workdir or accept with --config.checkpoint.allow_changes=True"
+            )
+        state = from_items(fresh, restored, str(checkpoints.folder))
+    meta = json.loads(parallel.text_from_first_process(json.dumps(meta)))
+    return (parallel.from_first_process(state) if meta else fresh), meta
 
 
 def exported_variables(state: TrainState) -> dict[str, dict[str, Any]]:
