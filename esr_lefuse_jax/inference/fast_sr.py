@@ -26,6 +26,7 @@ from esr_lefuse_jax.ops.resize import bicubic, pixel_shuffle
 Tree = Mapping[str, Any]
 
 _BICUBIC_REACH = 2
+_RESIDUAL_SCALE = 0.2
 
 
 def scale_of(variables: Tree) -> int:
@@ -51,9 +52,7 @@ def prepare(variables: Tree, dtype: Any = np.float32) -> dict[str, Any]:
         return jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), dict(tree))
 
     def dense(tree: Tree) -> Any:
-        tree = {name: dict(layer) for name, layer in tree.items()}
-        tree["conv4"] = {key: 0.2 * np.asarray(value, np.float64) for key, value in tree["conv4"].items()}
-        return cast(tree)
+        return cast(_split_by_input(tree))
 
     out: dict[str, Any] = {name: cast(params[name]) for name in ("head", "refine_0", "refine_2")}
     for i in range(STAGES):
@@ -71,14 +70,46 @@ def prepare(variables: Tree, dtype: Any = np.float32) -> dict[str, Any]:
     return out
 
 
+def _split_by_input(block: Tree) -> dict[str, np.ndarray]:
+    """The four convolutions of a dense block by what they read instead of by what they give.
+
+    Returns:
+        `from_x` and `from_1` to `from_3`: kernels from the block's input and from each growth to everything behind
+        it, in order; `bias` for all four outputs. The last output holds the residual scale.
+    """
+    layers = [
+        {key: np.asarray(value, np.float64) for key, value in block[f"conv{i}"].items()} for i in (1, 2, 3, 4)
+    ]
+    layers[3] = {key: _RESIDUAL_SCALE * value for key, value in layers[3].items()}
+    starts = [0, *(layer["kernel"].shape[2] for layer in layers)]
+    split = {
+        name: np.concatenate(
+            [layer["kernel"][:, :, starts[i] : starts[i + 1]] for layer in layers[i:]], axis=-1
+        )
+        for i, name in enumerate(("from_x", "from_1", "from_2", "from_3"))
+    }
+    return {**split, "bias": np.concatenate([layer["bias"] for layer in layers])}
+
+
 def dense_block(rows: Rows, p: Tree, x: Plane) -> Plane:
-    """Residual dense block; `conv4` holds the residual scale. x is zero outside the image, the result is too."""
-    known = x
-    for name in ("conv1", "conv2", "conv3"):
-        grown = rows.conv(known, p[name]["kernel"], p[name]["bias"]).map(leaky_relu).masked()
-        known, grown = rows.align(known, grown)
-        known = known.with_value(jnp.concatenate([known.value, grown.value], axis=-1))
-    out = rows.conv(known, p["conv4"]["kernel"], p["conv4"]["bias"])
+    """Residual dense block. x is zero outside the image, the result is too.
+
+    What a plane contributes to the layers behind it is computed as soon as the plane is there, and added up: the same
+    multiplications as with growing concatenations, which would copy every channel again for every layer. The next
+    layer's own part is a convolution of its own, so that the rest can run beside the layer that waits for it.
+    """
+    growth = p["from_1"].shape[2]
+    own, later = slice(0, growth), slice(growth, None)
+    window = rows.extend(x, 1, 1)
+    layer = window.map(lambda v: convolve(v, p["from_x"][..., own], p["bias"][own]))
+    rest = window.map(lambda v: convolve(v, p["from_x"][..., later], p["bias"][later]))
+    for name in ("from_1", "from_2"):
+        window = rows.extend(layer.map(leaky_relu).masked(), 1, 1)
+        rest = rows.delay(rest, 1)
+        layer = window.with_value(convolve(window.value, p[name][..., own]) + rest.value[..., own])
+        rest = window.with_value(convolve(window.value, p[name][..., later]) + rest.value[..., later])
+    window = rows.extend(layer.map(leaky_relu).masked(), 1, 1)
+    out = window.with_value(convolve(window.value, p["from_3"]) + rows.delay(rest, 1).value)
     x, out = rows.align(x, out)
     return out.with_value(out.value + x.value).masked()
 

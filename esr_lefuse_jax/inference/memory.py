@@ -10,8 +10,10 @@ STRIPS = (256, 128, 64, 32, 16, 8)
 # rounded up: of a whole image, of the planes that strips leave between passes, and of a strip.
 _FUSION_WHOLE, _FUSION_PLANES, _FUSION_STRIP = 700, 180, 900
 _SR_WHOLE, _SR_PLANES, _SR_STRIP = 2600, 240, 2600
-# Beyond this the caches of a CPU core no longer hold a strip's planes, and higher strips gain nothing.
-_CPU_STRIP = 32
+# Pixels of a strip beyond which the caches of a CPU core no longer hold its planes, and higher strips lose.
+_FUSION_CPU_STRIP, _SR_CPU_STRIP = 10_240, 20_480
+# Images whose stage 2 takes no more than this run whole on a CPU too: no rows are computed past the image's end.
+_CPU_WHOLE = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +34,18 @@ def default_budget(device: Any) -> int:
 
 def plan_fusion(n: int, canvas: tuple[int, int], itemsize: int, max_memory: int | None, device: Any) -> Plan:
     """Chooses how stage 1 runs on a padded (n, height, width)."""
-    return _plan(n, canvas, itemsize, max_memory, device, (_FUSION_WHOLE, _FUSION_PLANES, _FUSION_STRIP), 16)
+    floats = (_FUSION_WHOLE, _FUSION_PLANES, _FUSION_STRIP)
+    return _plan(n, canvas, itemsize, max_memory, device, floats, cpu_strip=_FUSION_CPU_STRIP, cpu_whole=0)
 
 
 def plan_enlargement(
     n: int, canvas: tuple[int, int], scale: int, itemsize: int, max_memory: int | None, device: Any
 ) -> Plan:
     """Chooses how stage 2 runs on a padded (n, height, width)."""
-    planes = _SR_PLANES + 3 * scale**2 * 4 // itemsize
-    return _plan(n, canvas, itemsize, max_memory, device, (_SR_WHOLE, planes, _SR_STRIP), 8)
+    floats = (_SR_WHOLE, _SR_PLANES + 3 * scale**2 * 4 // itemsize, _SR_STRIP)
+    return _plan(
+        n, canvas, itemsize, max_memory, device, floats, cpu_strip=_SR_CPU_STRIP, cpu_whole=_CPU_WHOLE
+    )
 
 
 def _plan(
@@ -50,18 +55,20 @@ def _plan(
     max_memory: int | None,
     device: Any,
     floats: tuple[int, int, int],
-    lowest: int,
+    *,
+    cpu_strip: int,
+    cpu_whole: int,
 ) -> Plan:
     height, width = canvas
     whole, planes, strip_floats = floats
     on_cpu = device.platform == "cpu"
     budget = default_budget(device) if max_memory is None else max_memory
-    if not on_cpu and n * height * width * whole * itemsize <= budget:
+    if n * height * width * whole * itemsize <= (min(budget, cpu_whole) if on_cpu else budget):
         return Plan(None)
     left = budget - n * height * width * planes * itemsize
     for strip in STRIPS:
-        if strip < lowest or (on_cpu and strip > _CPU_STRIP):
+        if on_cpu and strip * width > cpu_strip:
             continue
         if n * strip * width * strip_floats * itemsize <= left:
             return Plan(strip)
-    return Plan(lowest)
+    return Plan(STRIPS[-1])

@@ -16,6 +16,7 @@ from esr_lefuse_jax.inference import ensemble as self_ensemble
 from esr_lefuse_jax.inference import fast_fusion, fast_sr, strips
 from esr_lefuse_jax.inference.canvas import Canvases
 from esr_lefuse_jax.inference.memory import Plan, plan_enlargement, plan_fusion
+from esr_lefuse_jax.inference.streaming import COMPILER_OPTIONS
 from esr_lefuse_jax.weights import load_weights, weights_hash
 from esr_lefuse_jax.weights_shipped import shipped_path
 
@@ -281,12 +282,12 @@ def _recolour(fused: jax.Array, rgb: jax.Array, gray: bool) -> jax.Array:
     return ycrcb_to_rgb(fused, cr, cb)
 
 
-@functools.partial(jax.jit, static_argnames="gray")
+@functools.partial(jax.jit, static_argnames="gray", compiler_options=COMPILER_OPTIONS)
 def _fuse_whole(p, rgb, infrared, height, width, gray: bool) -> jax.Array:
     y, _, _ = rgb_to_ycrcb(rgb)
     return _recolour(fast_fusion.fuse_whole(p, y, infrared, height, width), rgb, gray)
 
 
-@functools.partial(jax.jit, static_argnames="scale")
+@functools.partial(jax.jit, static_argnames="scale", compiler_options=COMPILER_OPTIONS)
 def _enlarge_whole(p, image, height, width, scale: int) -> jax.Array:
     return fast_sr.enlarge_whole(p, image, height, width, scale)

@@ -80,7 +80,10 @@ def load(image: jax.Array, grid: Grid) -> jax.Array:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("function", "grids", "target_grids"), donate_argnames=("targets",)
+    jax.jit,
+    static_argnames=("function", "grids", "target_grids"),
+    donate_argnames=("targets",),
+    compiler_options=COMPILER_OPTIONS,
 )
 def run_pass(
     function: PassFunction,
