@@ -1,6 +1,7 @@
 """The pipeline as a Python user calls it: layouts, types, sizes, options, errors, and how often it compiles."""
 
 import logging
+import shutil
 
 import jax
 import networks
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import esr_lefuse_jax
-from esr_lefuse_jax.errors import CheckpointError, ConfigError, ImageError
+from esr_lefuse_jax.errors import CheckpointError, ConfigError, ImageError, OutputError
+from esr_lefuse_jax.image_writing import quantise
 from esr_lefuse_jax.inference.canvas import Canvases
 from esr_lefuse_jax.inference.memory import Plan, plan_enlargement
 from esr_lefuse_jax.inference.pipeline import Pipeline
@@ -153,4 +155,24 @@ def test_less_memory_means_lower_strips():
     ]
     assert strips == sorted(strips)
     assert strips[0] == 8
-    assert plan_enlargement(1, (16, 16), 4, 4, 1, device) == Plan(8)
+    assert plan_enlargement(1, (16, 16), 4, 4, 1, device) == Plan(8, on_disk=True)
+
+
+def test_planes_on_disk_change_nothing(pair, result):
+    """A budget of one byte keeps all planes in files."""
+    small = Pipeline(networks.variables("fusion"), networks.variables("sr"), max_memory=1)
+    out = small(*pair)
+    networks.assert_parity(out.fused, result.fused)
+    networks.assert_parity(out.hr, result.hr)
+    levels = small(*pair, rounding="truncate").hr
+    assert levels.dtype == np.uint8
+    difference = levels.astype(int) - quantise(out.hr, rounding="truncate")
+    assert np.abs(difference).max() <= 1  # a multiplication and addition may be one operation
+    assert (difference != 0).mean() < 1e-3
+
+
+def test_full_disk_is_one_line(pair, monkeypatch):
+    usage = type(shutil.disk_usage("."))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 0))
+    with pytest.raises(OutputError, match="TMPDIR"):
+        Pipeline(networks.variables("fusion"), max_memory=1).fuse(*pair)

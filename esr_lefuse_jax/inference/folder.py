@@ -14,6 +14,7 @@ import numpy as np
 
 from esr_lefuse_jax.atomic import write_bytes
 from esr_lefuse_jax.errors import ConfigError, EsrLefuseError, ImageError, OutputError
+from esr_lefuse_jax.image_writing import Rounding
 from esr_lefuse_jax.images import IrRange, read_header, read_infrared, read_visible, write_image
 from esr_lefuse_jax.inference.pipeline import Pipeline, Result
 from esr_lefuse_jax.pairs import Pair
@@ -133,7 +134,7 @@ def run_folder(
         free = deque(pipelines)
 
         def settle_writes(at_most: int) -> None:
-            while len(writing) > at_most:
+            while len(writing) > at_most or (writing and writing[0][1].done()):
                 pair, future = writing.popleft()
                 try:
                     future.result()
@@ -145,8 +146,16 @@ def run_folder(
         def settle_computations(at_most: int) -> None:
             while len(computing) > at_most:
                 batch, future = computing.popleft()
+                while not future.done():  # meanwhile, what is written counts as soon as it is
+                    first_write = [writing[0][1]] if writing else []
+                    futures.wait([future, *first_write], return_when=futures.FIRST_COMPLETED)
+                    settle_writes(2 * _WRITERS)
                 pipeline, results = future.result()
                 free.append(pipeline)
+                if isinstance(results, ImageError):
+                    for loaded in batch:
+                        finished(loaded.pair, results)
+                    continue
                 for loaded, result in zip(batch, results, strict=True):
                     writing.append((loaded.pair, writers.submit(_write, loaded.pair, result, options)))
                 settle_writes(2 * _WRITERS)
@@ -154,7 +163,7 @@ def run_folder(
         try:
             for batch in _batches(_read_ahead(readers, todo, options, finished, 2 * batch_size), batch_size):
                 settle_computations(len(pipelines) - 1)
-                computing.append((batch, computers.submit(_compute, free.popleft(), batch)))
+                computing.append((batch, computers.submit(_compute, free.popleft(), batch, options)))
             settle_computations(0)
             settle_writes(0)
         except BaseException:
@@ -165,14 +174,26 @@ def run_folder(
     return summary
 
 
-def _compute(pipeline: Pipeline, batch: list[_Loaded]) -> tuple[Pipeline, list[Result]]:
-    if len(batch) == 1:
-        return pipeline, [pipeline(batch[0].visible, batch[0].infrared)]
-    together = pipeline(
-        np.stack([item.visible for item in batch]), np.stack([item.infrared for item in batch])[..., None]
-    )
+def _compute(
+    pipeline: Pipeline, batch: list[_Loaded], options: FolderOptions
+) -> tuple[Pipeline, list[Result] | ImageError]:
+    rounding = _rounding(options)
+    try:
+        if len(batch) == 1:
+            return pipeline, [pipeline(batch[0].visible, batch[0].infrared, rounding)]
+        together = pipeline(
+            np.stack([item.visible for item in batch]),
+            np.stack([item.infrared for item in batch])[..., None],
+            rounding,
+        )
+    except ImageError as error:  # values that are no image
+        return pipeline, error
     hr = [None] * len(batch) if together.hr is None else together.hr
     return pipeline, [Result(fused, large) for fused, large in zip(together.fused, hr, strict=True)]
+
+
+def _rounding(options: FolderOptions) -> Rounding:
+    return "truncate" if options.truncate else "nearest"
 
 
 def _read_ahead(
@@ -228,7 +249,7 @@ def _write(pair: Pair, result: Result, options: FolderOptions) -> None:
             with _output_errors(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
         channels = image[..., 0] if options.gray else image
-        write_image(path, channels, rounding="truncate" if options.truncate else "nearest")
+        write_image(path, channels, rounding=_rounding(options))
 
 
 @contextlib.contextmanager

@@ -18,9 +18,15 @@ _CPU_WHOLE = 256 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How an image is run: rows of a strip, or None for the whole image in one program."""
+    """How an image is run.
+
+    Attributes:
+        strip: rows of a strip; None for the whole image in one program.
+        on_disk: the planes between passes do not fit into memory.
+    """
 
     strip: int | None
+    on_disk: bool = False
 
 
 def default_budget(device: Any) -> int:
@@ -71,4 +77,4 @@ def _plan(
             continue
         if n * strip * width * strip_floats * itemsize <= left:
             return Plan(strip)
-    return Plan(STRIPS[-1])
+    return Plan(STRIPS[-1], on_disk=True)

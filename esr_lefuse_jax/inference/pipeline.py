@@ -12,11 +12,13 @@ import numpy as np
 
 from esr_lefuse_jax.color import rgb_to_ycrcb, ycrcb_to_rgb
 from esr_lefuse_jax.errors import ConfigError, ImageError
+from esr_lefuse_jax.image_writing import Rounding, quantise
 from esr_lefuse_jax.inference import ensemble as self_ensemble
 from esr_lefuse_jax.inference import fast_fusion, fast_sr, strips
 from esr_lefuse_jax.inference.canvas import Canvases
+from esr_lefuse_jax.inference.disk_planes import OnDisk
 from esr_lefuse_jax.inference.memory import Plan, plan_enlargement, plan_fusion
-from esr_lefuse_jax.inference.streaming import COMPILER_OPTIONS
+from esr_lefuse_jax.inference.streaming import COMPILER_OPTIONS, InMemory, Planes
 from esr_lefuse_jax.weights import load_weights, weights_hash
 from esr_lefuse_jax.weights_shipped import shipped_path
 
@@ -29,7 +31,8 @@ class Result:
 
     Attributes:
         fused: fused image (H, W, 3) or (N, H, W, 3), float32 in [0, 1].
-        hr: enlarged image (scale*H, scale*W, 3) or (N, ...), float32 in [0, 1]; None without an SR network.
+        hr: enlarged image (scale*H, scale*W, 3) or (N, ...), float32 in [0, 1], or uint8 if so asked; None without
+            an SR network.
     """
 
     fused: np.ndarray
@@ -82,18 +85,19 @@ class Pipeline:
         """Chooses padded shapes for images of these (height, width)."""
         self.canvases.plan(sizes)
 
-    def __call__(self, visible: np.ndarray, infrared: np.ndarray) -> Result:
+    def __call__(self, visible: np.ndarray, infrared: np.ndarray, rounding: Rounding | None = None) -> Result:
         """Fuses and enlarges a pair or a batch of pairs of one size.
 
         Args:
             visible: (H, W, 3) or (N, H, W, 3), uint8 or float in [0, 1].
             infrared: (H, W), (H, W, 1) or (N, H, W, 1), uint8 or float in [0, 1].
+            rounding: gives the enlarged image in 8 bits, a quarter of the memory (`image_writing.quantise`).
 
         Raises:
             ImageError: shapes do not fit together, or values are outside [0, 1] or not finite.
         """
         fused = self.fuse(visible, infrared)
-        return Result(fused, None if self._sr is None else self.enlarge(fused))
+        return Result(fused, None if self._sr is None else self.enlarge(fused, rounding))
 
     def fuse(self, visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         """Runs stage 1: the fused image in RGB, float32 in [0, 1], in the layout of `visible`."""
@@ -111,15 +115,24 @@ class Pipeline:
         fused = np.asarray(on_device)[:, :h, :w]
         return fused[0] if single else fused
 
-    def enlarge(self, image: np.ndarray) -> np.ndarray:
-        """Runs stage 2 on an RGB image (H, W, 3) or (N, H, W, 3): float32 in [0, 1], `scale` times the size."""
+    def enlarge(self, image: np.ndarray, rounding: Rounding | None = None) -> np.ndarray:
+        """Runs stage 2 on an RGB image (H, W, 3) or (N, H, W, 3): float32 in [0, 1], `scale` times the size.
+
+        With a `rounding` the result is uint8.
+        """
         if self._sr is None:
             raise ConfigError("this pipeline has no super-resolution weights: give them to load()")
         single = np.ndim(image) == 3
-        result = self_ensemble.run(self._enlarge_once, _as_images(image, "image", 3), self.ensemble)
+        images = _as_images(image, "image", 3)
+        if rounding and self.ensemble == "none" and not self.gray:
+            result = self._enlarge_once(images, rounding)
+            return result[0] if single else result
+        result = self_ensemble.run(self._enlarge_once, images, self.ensemble)
         if self.gray:
             luminance = result @ np.array([0.299, 0.587, 0.114], np.float32)
             result = np.broadcast_to(luminance[..., None], result.shape)
+        if rounding:
+            result = quantise(result, rounding=rounding)
         return result[0] if single else result
 
     @property
@@ -130,10 +143,12 @@ class Pipeline:
         colour, thermal, height, width = jax.device_put((rgb, infrared, *sizes), self.device)
         if plan.strip is None:
             return _fuse_whole(self._fusion, colour, thermal, height, width, gray=self.gray)
-        fused = strips.fuse_strips(self._fusion, _luminance(colour), thermal, height, width, plan.strip)
+        fused = strips.fuse_strips(
+            self._fusion, _luminance(colour), thermal, height, width, plan.strip, _planes(plan)
+        )
         return _recolour(fused, colour, gray=self.gray)
 
-    def _enlarge_once(self, image: np.ndarray) -> np.ndarray:
+    def _enlarge_once(self, image: np.ndarray, rounding: Rounding | None = None) -> np.ndarray:
         assert self.scale is not None
         assert self._sr is not None
         n, h, w, _ = image.shape
@@ -141,10 +156,18 @@ class Pipeline:
         plan = plan_enlargement(n, canvas, self.scale, self._itemsize, self.max_memory, self.device)
         padded, height, width = jax.device_put((_padded(image, canvas), *_sizes(n, h, w)), self.device)
         if plan.strip is None:
-            out = _enlarge_whole(self._sr, padded, height, width, scale=self.scale)
-        else:
-            out = strips.enlarge_strips(self._sr, padded, height, width, self.scale, plan.strip)
+            whole = _enlarge_whole(self._sr, padded, height, width, scale=self.scale)
+            out = np.asarray(whole)[:, : h * self.scale, : w * self.scale]
+            return quantise(out, rounding=rounding) if rounding else out
+        offset = None if rounding is None else 0.5 if rounding == "nearest" else 0.0
+        out = strips.enlarge_strips(
+            self._sr, padded, height, width, self.scale, plan.strip, _planes(plan), offset
+        )
         return np.asarray(out)[:, : h * self.scale, : w * self.scale]
+
+
+def _planes(plan: Plan) -> Planes:
+    return OnDisk() if plan.on_disk else InMemory()
 
 
 def load(

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ MARGIN = 16
 COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 
 PassFunction = Callable[..., tuple[tuple[Plane, ...], Any]]
+Sizes = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +69,6 @@ class Grid:
         """The grid of `scale` times the resolution."""
         return Grid(self.rows * scale, self.columns * scale, self.strip * scale, self.margin * scale)
 
-    def zeros(self, batch: int, channels: int, dtype: Any) -> jax.Array:
-        """An empty buffer."""
-        return jnp.zeros((batch, self.buffer_rows, self.columns, channels), dtype)
-
-
-def load(image: jax.Array, grid: Grid) -> jax.Array:
-    """Puts (N, H, W, C) into a buffer."""
-    below = grid.buffer_rows - grid.margin - image.shape[1]
-    return jnp.pad(image, ((0, 0), (grid.margin, below), (0, grid.columns - image.shape[2]), (0, 0)))
-
 
 @functools.partial(
     jax.jit,
@@ -109,27 +100,16 @@ def run_pass(
     Returns:
         The targets, and the sums over the image.
     """
-    planes_of = functools.partial(_planes, grids, sizes)
-
-    def step_shapes(index: jax.Array, buffers: Sequence[jax.Array]):
-        rows = StreamedRows(None)
-        planes, sums = function(rows, *planes_of(buffers, index), *arguments)
-        lags.extend(plane.lag for plane in planes)
-        return tuple(rows.keep), sums
-
-    lags: list[int] = []
     filled = [targets[i] if source is None else source for i, source in enumerate(sources)]
-    kept, sums = jax.eval_shape(step_shapes, jax.ShapeDtypeStruct((), jnp.int32), filled)
-    count = max(
-        (-(-(grid.rows + lag) // grid.strip) for grid, lag in zip(target_grids, lags, strict=True)),
-        default=grids[0].strips(MARGIN),
-    )
+    first = _strips(grids, filled, jnp.int32(0))
+    count, kept, sums = pass_shapes(function, grids, target_grids, first, sizes, *arguments)
 
     def step(carry, index):
         targets, kept, sums = carry
         buffers = [targets[i] if source is None else source for i, source in enumerate(sources)]
         rows = StreamedRows(kept)
-        planes, more = function(rows, *planes_of(buffers, index), *arguments)
+        given = as_planes(grids, sizes, _strips(grids, buffers, index), index)
+        planes, more = function(rows, *given, *arguments)
         written = tuple(
             jax.lax.dynamic_update_slice_in_dim(
                 target, plane.value.astype(target.dtype), plane.start + grid.margin, 1
@@ -143,15 +123,94 @@ def run_pass(
     return tuple(targets), sums
 
 
-def _planes(
-    grids: Sequence[Grid],
-    sizes: Sequence[tuple[jax.Array, jax.Array]],
-    buffers: Sequence[jax.Array],
-    index: jax.Array,
+def pass_shapes(
+    function: PassFunction,
+    grids: tuple[Grid, ...],
+    target_grids: tuple[Grid, ...],
+    strips: Sequence[Any],
+    sizes: Sequence[Sizes],
+    *arguments: Any,
+) -> tuple[int, Any, Any]:
+    """How many strips a pass takes, and the shapes of the rows that it keeps and of its sums."""
+    lags: list[int] = []
+
+    def step(strips: Sequence[jax.Array], index: jax.Array):
+        rows = StreamedRows(None)
+        planes, sums = function(rows, *as_planes(grids, sizes, strips, index), *arguments)
+        lags.extend(plane.lag for plane in planes)
+        return tuple(rows.keep), sums
+
+    kept, sums = jax.eval_shape(step, strips, jax.ShapeDtypeStruct((), jnp.int32))
+    count = max(
+        (-(-(grid.rows + lag) // grid.strip) for grid, lag in zip(target_grids, lags, strict=True)),
+        default=grids[0].strips(MARGIN),
+    )
+    return count, kept, sums
+
+
+def as_planes(
+    grids: Sequence[Grid], sizes: Sequence[Sizes], strips: Sequence[jax.Array], index: jax.Array
 ) -> list[Plane]:
-    planes = []
-    for grid, (height, width), buffer in zip(grids, sizes, buffers, strict=True):
-        start = index * grid.strip
-        value = jax.lax.dynamic_slice_in_dim(buffer, start + grid.margin, grid.strip, axis=1)
-        planes.append(Plane(value, start, 0, height, width))
-    return planes
+    """The strips of number `index` as planes."""
+    return [
+        Plane(strip, index * grid.strip, 0, height, width)
+        for strip, grid, (height, width) in zip(strips, grids, sizes, strict=True)
+    ]
+
+
+def _strips(grids: Sequence[Grid], buffers: Sequence[jax.Array], index: jax.Array) -> list[jax.Array]:
+    return [
+        jax.lax.dynamic_slice_in_dim(buffer, index * grid.strip + grid.margin, grid.strip, axis=1)
+        for grid, buffer in zip(grids, buffers, strict=True)
+    ]
+
+
+class Planes(Protocol):
+    """Where the planes between passes are kept: `InMemory` or `disk_planes.OnDisk`."""
+
+    def zeros(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
+        """An empty buffer for what lies between two passes."""
+
+    def result(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
+        """An empty buffer for what the last pass gives."""
+
+    def load(self, image: Any, grid: Grid) -> Any:
+        """Puts (N, H, W, C) into a buffer."""
+
+    def rows(self, buffer: Any, grid: Grid) -> Any:
+        """The image's rows of a buffer."""
+
+    def run(
+        self,
+        function: PassFunction,
+        grids: tuple[Grid, ...],
+        target_grids: tuple[Grid, ...],
+        sources: Sequence[Any],
+        targets: Sequence[Any],
+        sizes: Sequence[Sizes],
+        *arguments: Any,
+    ) -> tuple[tuple[Any, ...], Any]:
+        """As `run_pass`."""
+
+
+class InMemory:
+    """Buffers as arrays on the device, and the passes over them."""
+
+    def zeros(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
+        """An empty buffer."""
+        return jnp.zeros((batch, grid.buffer_rows, grid.columns, channels), dtype)
+
+    def result(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
+        """An empty buffer."""
+        return self.zeros(grid, batch, channels, dtype)
+
+    def load(self, image: Any, grid: Grid) -> Any:
+        """Puts (N, H, W, C) into a buffer."""
+        below = grid.buffer_rows - grid.margin - image.shape[1]
+        return jnp.pad(image, ((0, 0), (grid.margin, below), (0, grid.columns - image.shape[2]), (0, 0)))
+
+    def rows(self, buffer: Any, grid: Grid) -> Any:
+        """The image's rows of a buffer."""
+        return buffer[:, grid.margin : grid.margin + grid.rows]
+
+    run = staticmethod(run_pass)

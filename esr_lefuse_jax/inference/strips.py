@@ -6,13 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from esr_lefuse_jax.errors import ImageError
 from esr_lefuse_jax.inference import fast_fusion, fast_sr
 from esr_lefuse_jax.inference.rows import Plane, Rows
-from esr_lefuse_jax.inference.streaming import Grid, load, run_pass
+from esr_lefuse_jax.inference.streaming import Grid, InMemory, Planes, Sizes
 from esr_lefuse_jax.models.sr import STAGES
 
 Tree = Mapping[str, Any]
-Sizes = tuple[jax.Array, jax.Array]
+_IN_MEMORY = InMemory()
 
 
 def _embed_first(rows: Rows, x: Plane, p: Tree):
@@ -55,9 +56,15 @@ def _gates(p: Tree, sums: jax.Array, size: Sizes) -> tuple[jax.Array, jax.Array]
 
 
 def fuse_strips(
-    p: Tree, y: jax.Array, infrared: jax.Array, height: jax.Array, width: jax.Array, strip: int
-) -> jax.Array:
-    """`fast_fusion.fuse_whole` in strips of `strip` rows (a multiple of 8)."""
+    p: Tree,
+    y: jax.Array,
+    infrared: jax.Array,
+    height: jax.Array,
+    width: jax.Array,
+    strip: int,
+    planes: Planes = _IN_MEMORY,
+) -> Any:
+    """`fast_fusion.fuse_whole` in strips of `strip` rows (a multiple of 8); `planes` says where planes are kept."""
     batch, rows, columns, _ = y.shape
     dtype = p["emb1"]["kernel"].dtype
     # Coarser levels have fewer columns, so that their strips may be taller for the same memory.
@@ -71,14 +78,16 @@ def fuse_strips(
 
     def block(x: jax.Array, level: int, q: Tree, last: bool = False) -> jax.Array:
         grid, size = grids[level], sizes[level]
-        _, sums = run_pass(_attention_sums, (grid,), (), (x,), (), (size,), q)
-        empty = spare.pop(level, None) or tuple(grid.zeros(batch, x.shape[-1], dtype) for _ in range(2))
+        _, sums = planes.run(_attention_sums, (grid,), (), (x,), (), (size,), q)
+        empty = spare.pop(level, None) or tuple(
+            planes.zeros(grid, batch, x.shape[-1], dtype) for _ in range(2)
+        )
         attention = _attention_weights(q, sums)
-        (context, texture), regions = run_pass(
+        (context, texture), regions = planes.run(
             _branches, (grid,), (grid, grid), (x,), empty, (size,), q, attention
         )
         weights = _gates(q, regions, size)
-        (x,), _ = run_pass(
+        (x,), _ = planes.run(
             _combine, (grid,) * 3, (grid,), (None, context, texture), (x,), (size,) * 3, weights
         )
         if not last:
@@ -90,9 +99,15 @@ def fuse_strips(
         fine, coarse = grids[level], grids[level + 1]
         return fine, Grid(coarse.rows, coarse.columns, fine.strip // 2, coarse.margin)
 
-    image = load(jnp.concatenate([y, infrared], axis=-1).astype(dtype), grids[0])
-    (x,), _ = run_pass(
-        _embed_first, (grids[0],), (grids[0],), (image,), (grids[0].zeros(batch, 32, dtype),), (sizes[0],), p
+    image = planes.load(jnp.concatenate([y, infrared], axis=-1).astype(dtype), grids[0])
+    (x,), _ = planes.run(
+        _embed_first,
+        (grids[0],),
+        (grids[0],),
+        (image,),
+        (planes.zeros(grids[0], batch, 32, dtype),),
+        (sizes[0],),
+        p,
     )
     del image
     skips = []
@@ -100,8 +115,8 @@ def fuse_strips(
         if level:
             fine, coarse = bridge(level - 1)
             channels = p[f"emb{level + 1}"]["bias"].shape[0]
-            empty = grids[level].zeros(batch, channels, dtype)
-            (x,), _ = run_pass(
+            empty = planes.zeros(grids[level], batch, channels, dtype)
+            (x,), _ = planes.run(
                 _embed, (fine,), (coarse,), (x,), (empty,), (sizes[level - 1],), p[f"emb{level + 1}"]
             )
         x = block(x, level, p[f"blk{level + 1}"], last=level == 3)
@@ -111,8 +126,8 @@ def fuse_strips(
         level = 3 - index
         fine, coarse = bridge(level)
         skip = skips.pop()
-        empty = grids[level].zeros(batch, skip.shape[-1], dtype)
-        (x,), _ = run_pass(
+        empty = planes.zeros(grids[level], batch, skip.shape[-1], dtype)
+        (x,), _ = planes.run(
             _ascend, (coarse, fine), (fine,), (x, skip), (empty,), (sizes[level + 1], sizes[level]), p[up],
             p[f"conv_3_{index}"],
         )  # fmt: skip
@@ -120,9 +135,9 @@ def fuse_strips(
         x = block(x, level, p[f"upblk{index}"], last=level > 0)
     x = block(x, 0, p["upblk4_0"])
     x = block(x, 0, p["upblk4_1"], last=True)
-    empty = grids[0].zeros(batch, 1, jnp.promote_types(dtype, jnp.float32))
-    (out,), _ = run_pass(_decode, (grids[0],), (grids[0],), (x,), (empty,), (sizes[0],), p)
-    return out[:, grids[0].margin : grids[0].margin + rows]
+    empty = planes.result(grids[0], batch, 1, jnp.promote_types(dtype, jnp.float32))
+    (out,), _ = planes.run(_decode, (grids[0],), (grids[0],), (x,), (empty,), (sizes[0],), p)
+    return planes.rows(out, grids[0])
 
 
 def _first(rows: Rows, image: Plane, p: Tree):
@@ -146,9 +161,13 @@ def _fused(rows: Rows, x: Plane):
     return (y,), sums
 
 
-def _finish(rows: Rows, x: Plane, image: Plane, p: Tree, factor: jax.Array):
+def _finish(rows: Rows, x: Plane, image: Plane, p: Tree, factor: jax.Array, offset: jax.Array | None):
     scale = round((p["up"]["bias"].shape[0] // 3) ** 0.5)
-    return (fast_sr.finish(rows, p, x, factor, image, scale),), ()
+    out = fast_sr.finish(rows, p, x, factor, image, scale)
+    if offset is None:
+        return (out,), ()
+    broken = jnp.sum(~jnp.isfinite(out.masked().value), dtype=jnp.int32)
+    return (out.map(lambda v: jnp.clip(v * 255 + offset, 0, 255).astype(jnp.uint8)),), broken
 
 
 @jax.jit
@@ -157,31 +176,48 @@ def _gate(p: Tree, sums: jax.Array, size: Sizes) -> jax.Array:
 
 
 def enlarge_strips(
-    p: Tree, image: jax.Array, height: jax.Array, width: jax.Array, scale: int, strip: int
-) -> jax.Array:
-    """`fast_sr.enlarge_whole` in strips of `strip` rows (an even number)."""
+    p: Tree,
+    image: jax.Array,
+    height: jax.Array,
+    width: jax.Array,
+    scale: int,
+    strip: int,
+    planes: Planes = _IN_MEMORY,
+    rounding_offset: float | None = None,
+) -> Any:
+    """`fast_sr.enlarge_whole` in strips of `strip` rows (an even number); `planes` says where planes are kept.
+
+    With a `rounding_offset` the result has 8 bits: level = floor(255 value + offset), which saves memory.
+
+    Raises:
+        ImageError: a result of 8 bits would hide values that are not finite.
+    """
     batch, rows, columns, _ = image.shape
     dtype = p["head"]["kernel"].dtype
     grid, size = Grid(rows, columns, strip), (height, width)
-    source = load(image, grid)
+    source = planes.load(image, grid)
     channels = p["head"]["bias"].shape[0]
-    empty = (grid.zeros(batch, channels, dtype), grid.zeros(batch, channels, dtype))
+    empty = (planes.zeros(grid, batch, channels, dtype), planes.zeros(grid, batch, channels, dtype))
     head = {name: p[name] for name in ("head", "fusion", "fusion_bias")}
-    (x, total), _ = run_pass(_first, (grid,), (grid, grid), (source,), empty, (size,), head)
+    (x, total), _ = planes.run(_first, (grid,), (grid, grid), (source,), empty, (size,), head)
     for i in range(STAGES):
-        (x,), sums = run_pass(_reversed_u, (grid,), (grid,), (None,), (x,), (size,), p[f"rub_{i}"])
+        (x,), sums = planes.run(_reversed_u, (grid,), (grid,), (None,), (x,), (size,), p[f"rub_{i}"])
         factor = _gate(p[f"ca_{i}"], sums, size)
-        (x, total), _ = run_pass(
+        (x, total), _ = planes.run(
             _dense, (grid,) * 2, (grid,) * 2, (None, None), (x, total), (size,) * 2, p[f"rdb_{i}"],
             p["fusion"][i + 1], factor,
         )  # fmt: skip
     del x
-    (total,), sums = run_pass(_fused, (grid,), (grid,), (None,), (total,), (size,))
+    (total,), sums = planes.run(_fused, (grid,), (grid,), (None,), (total,), (size,))
     factor = _gate(p["fusion_ca"], sums, size)
     fine = grid.finer(scale)
-    empty_image = fine.zeros(batch, 3, jnp.promote_types(dtype, jnp.float32))
+    exact = jnp.promote_types(dtype, jnp.float32)
+    empty_image = planes.result(fine, batch, 3, exact if rounding_offset is None else jnp.uint8)
     tail = {name: p[name] for name in ("up", "refine_0", "refine_2")}
-    (out,), _ = run_pass(
-        _finish, (grid, grid), (fine,), (total, source), (empty_image,), (size, size), tail, factor
+    offset = None if rounding_offset is None else jnp.asarray(rounding_offset, exact)
+    (out,), broken = planes.run(
+        _finish, (grid, grid), (fine,), (total, source), (empty_image,), (size, size), tail, factor, offset
     )
-    return out[:, fine.margin : fine.margin + rows * scale]
+    if rounding_offset is not None and int(broken):
+        raise ImageError(f"{int(broken)} values of the enlarged image are NaN or infinite")
+    return planes.rows(out, fine)
