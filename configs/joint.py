@@ -3,6 +3,8 @@
     python launch/train.py --config=configs/joint.py --workdir=runs/joint --config.data.train=FOLDER \
         --config.init.fusion=runs/fusion/best.safetensors --config.init.sr=runs/sr/best.safetensors
 
+Cost: not measured.
+Result: not measured.
 """
 
 from esr_lefuse_jax.config import default_config

@@ -4,6 +4,8 @@
     python launch/train.py --config=configs/smoke.py --workdir=runs/smoke \
         --config.data.train=photo:outputs/rendered/clean
 
+Cost: 45 seconds of CPU time, a minute with two cores to itself.
+Result: PSNR 24.1 dB (bicubic, where it starts) -> 24.4 dB.
 """
 
 from esr_lefuse_jax.config import default_config

@@ -3,6 +3,8 @@
 python launch/make_pseudo_hr.py ...   (LR-HR pairs by stage 1 and the teacher)
 python launch/train.py --config=configs/sr.py --workdir=runs/sr --config.data.train=pseudo_hr:FOLDER
 
+Cost: not measured.
+Result: not measured.
 """
 
 from esr_lefuse_jax.config import default_config

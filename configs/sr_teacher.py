@@ -3,6 +3,8 @@
 esr-lefuse infer --fusion_only ... --out_dir FUSED
 python launch/train.py --config=configs/sr_teacher.py --workdir=runs/sr_teacher --config.data.train=teacher:FUSED
 
+Cost: not measured.
+Result: not measured.
 """
 
 from esr_lefuse_jax.config import default_config

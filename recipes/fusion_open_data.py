@@ -25,6 +25,7 @@ LEAST = 0.6  # enhancement of pictures that are bright already
 GAIN = 1.15  # of the finest three bands of the merged target
 RENDERED = 24
 NATIVE = 0.25  # share of windows near the native scale; the others show half of the picture or more
+HAZY = 0.35  # share of windows seen through a veil of one brightness, as in haze
 HELD_OUT = "0114_1609"  # this clip is for validation
 # Frames as they are, darkened frames, rendered nights.
 SHARES = {"frame": 0.58, "darkened": 0.30, "rendered": 0.12}
@@ -102,6 +103,9 @@ def window(picture: Picture, side: int, rng: np.random.Generator) -> dict[str, n
     # Thermal cameras differ in gain and offset; LLVIP's pictures are brighter than M3SVD's.
     infrared = infrared ** np.exp(rng.uniform(-0.9, 0.25)) * rng.uniform(0.8, 1.2) + rng.uniform(-0.03, 0.06)
     y = y ** np.exp(rng.uniform(-0.1, 0.55))
+    if rng.random() < HAZY:
+        veil = rng.uniform(0.3, 0.8)
+        y = veil + rng.uniform(0.35, 0.9) * (y - veil)
     if rng.random() < 0.5:
         y = _with_noise_and_blocks(y, rng)
     y, infrared = (_levels(plane).astype(np.float32) / 255 for plane in (y, infrared))

@@ -37,6 +37,12 @@ def test_all_are_here():
     assert [path.stem for path in FILES] == ["fusion", "joint", "smoke", "sr", "sr_photo", "sr_teacher"]
 
 
+def test_the_best_is_chosen_by_what_is_trained():
+    """The perceptual term is nearly all of the sr objective; validation without it would prefer the start."""
+    for stage in ("sr", "joint"):
+        assert default_config(stage).eval.perceptual
+
+
 def test_sr_is_the_published_recipe():
     config = load(next(path for path in FILES if path.stem == "sr")).get_config()
     assert config.optimizer.learning_rate == 2e-4
