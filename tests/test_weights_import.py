@@ -83,7 +83,7 @@ def test_import_realesrgan(tmp_path, cache, monkeypatch, run):
     with pytest.raises(CheckpointError, match="run: esr-lefuse weights import realesrgan"):
         weights_cache.load_cached("realesrgan")
     monkeypatch.setattr(
-        weights_cache, "_download", lambda item, folder: shutil.copy(archive, folder / item.archive)
+        weights_cache, "download", lambda item, folder: shutil.copy(archive, folder / item.archive)
     )
     code, out, _ = run("weights", "import", "realesrgan")
     assert code == 0

