@@ -3,8 +3,11 @@
 python launch/make_pseudo_hr.py ...   (LR-HR pairs by stage 1 and the teacher)
 python launch/train.py --config=configs/sr.py --workdir=runs/sr --config.data.train=pseudo_hr:FOLDER
 
-Cost: not measured.
-Result: not measured.
+Cost: with `--config.data.crop=24 --config.precision=float32` 160 steps took 15 minutes on two cores that did other work
+too, and making 32 pairs of 48-pixel crops before them 8 minutes.
+Result: of that run, which began as bicubic enlargement: validation loss .612 -> .534 (perceptual 2.02 -> 1.75), SSIM to
+the teacher .959 -> .965. PSNR to it fell from 41.2 to 38.1 dB: the perceptual term is nearly all of the objective. At
+full length it has not been run.
 """
 
 from esr_lefuse_jax.config import default_config
