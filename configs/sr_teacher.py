@@ -3,8 +3,8 @@
 esr-lefuse infer --fusion_only ... --out_dir FUSED
 python launch/train.py --config=configs/sr_teacher.py --workdir=runs/sr_teacher --config.data.train=teacher:FUSED
 
-Cost: not measured.
-Result: not measured.
+Cost: not measured; the teacher takes about 36 MFLOP for each input pixel, 37 GFLOP for a crop of 32.
+Result: not measured; tests run it on tiny crops only.
 """
 
 from esr_lefuse_jax.config import default_config
