@@ -14,7 +14,7 @@ TEST_EXTRAS = test$(if $(EXTRAS),$(comma)$(EXTRAS))
 # One stamp for each set of extras, so that a target installs only what it needs and only once.
 $(VENV)/.installed-%: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(subst base,,$*)]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(if $(filter base,$*),,[$*])"
 	@touch "$@"
 
 demo: $(VENV)/.installed-base
