@@ -12,7 +12,7 @@ import esr_lefuse_jax
 from esr_lefuse_jax.errors import CheckpointError, ConfigError, ImageError, OutputError
 from esr_lefuse_jax.image_writing import quantise
 from esr_lefuse_jax.inference.canvas import Canvases
-from esr_lefuse_jax.inference.memory import Plan, plan_enlargement
+from esr_lefuse_jax.inference.memory import Plan, plan_enlargement, plan_fusion
 from esr_lefuse_jax.inference.pipeline import Pipeline
 from esr_lefuse_jax.weights import save_orbax, save_pth, save_safetensors
 
@@ -156,6 +156,12 @@ def test_less_memory_means_lower_strips():
     assert strips == sorted(strips)
     assert strips[0] == 8
     assert plan_enlargement(1, (16, 16), 4, 4, 1, device) == Plan(8, on_disk=True)
+    # Wide images stay in memory where there is memory: only the height of their strips is limited.
+    for plan in (
+        plan_fusion(1, (1080, 4096), 4, 64 << 30, device),
+        plan_enlargement(1, (1080, 4096), 4, 4, 64 << 30, device),
+    ):
+        assert plan == Plan(8)
 
 
 def test_planes_on_disk_change_nothing(pair, result):

@@ -73,7 +73,7 @@ def _plan(
         return Plan(None)
     left = budget - n * height * width * planes * itemsize
     for strip in STRIPS:
-        if on_cpu and strip * width > cpu_strip:
+        if on_cpu and strip > STRIPS[-1] and strip * width > cpu_strip:
             continue
         if n * strip * width * strip_floats * itemsize <= left:
             return Plan(strip)
