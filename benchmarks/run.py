@@ -5,12 +5,14 @@
     .venv/bin/python benchmarks/run.py --cases end_to_end   # 1280x1024: minutes, and 13 GB for PyTorch
 
 Every variant runs in a process of its own, so that its peak memory is its own; memory is counted above what importing
-the framework takes. Times are medians after a first run, which is the compile time. PyTorch runs the statement of the
-networks in `tests/torch_reference.py`; before anything is timed both are compared on the same input. PyTorch's best is
-the fastest of its variants. The machine must be otherwise idle for the numbers to mean anything.
+the framework takes. Times are medians after a first run, which is the compile time; the variants take turns. PyTorch
+runs the statement of the networks in `tests/torch_reference.py`; before anything is timed both are compared on the same
+input. PyTorch's best is the fastest of its variants. The machine must be otherwise idle for the numbers to mean
+anything.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import resource
@@ -34,7 +36,8 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=["fusion", "sr"])
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="another input size")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="how often all variants take their turn")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of a variant in each of its turns")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--compiled", action="store_true", help="also torch.compile, which takes minutes")
     parser.add_argument("--no_torch", action="store_true", help="only this package")
@@ -45,7 +48,12 @@ def main() -> None:
         return
     variants = ["jax"] + ([] if args.no_torch else list(TORCH if args.compiled else TORCH[:2]))
     for case in args.cases:
-        rows = {variant: _in_own_process(variant, case, args) for variant in variants}
+        # In turns: what else the machine does from minute to minute then meets all variants alike.
+        turns = [
+            {variant: _in_own_process(variant, case, args) for variant in variants}
+            for _ in range(args.rounds)
+        ]
+        rows = {variant: _pool([turn[variant] for turn in turns]) for variant in variants}
         _print(case, _size(args, case), rows, args)
 
 
@@ -71,8 +79,24 @@ def _in_own_process(variant: str, case: str, args: argparse.Namespace) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _pool(turns: list[dict]) -> dict:
+    """One row from the turns of a variant: medians over all runs; memory is the largest."""
+    for turn in turns:
+        if "failed" in turn:
+            return turn
+    seconds = statistics.median(itertools.chain.from_iterable(turn["seconds"] for turn in turns))
+    return {
+        "seconds": seconds,
+        "cpu": statistics.median(itertools.chain.from_iterable(turn["cpu"] for turn in turns)),
+        "first": statistics.median(turn["first"] for turn in turns),
+        "memory": max(turn["memory"] for turn in turns),
+        "gflops": turns[0]["gflop"] / seconds,
+        "peak": max(turn["peak"] for turn in turns),
+    }
+
+
 def _print(case: str, size: tuple[int, int], rows: dict[str, dict], args: argparse.Namespace) -> None:
-    print(f"\n{case}, {size[0]}x{size[1]}, {args.dtype}, median of {args.repeats}")
+    print(f"\n{case}, {size[0]}x{size[1]}, {args.dtype}, median of {args.rounds} x {args.repeats}")
     print(
         f"{'':30} {'seconds':>9} {'CPU s':>8} {'first s':>8} {'memory MB':>10} {'GFLOP/s':>8} {'of peak':>8} {'ratio':>6}"
     )
@@ -108,13 +132,12 @@ def _measure(variant: str, case: str, size: tuple[int, int], args: argparse.Name
         seconds.append(time.perf_counter() - started)
         cpu.append(time.process_time() - started_cpu)
     macs = sum(MACS[stage] for stage in MACS if case in (stage, "end_to_end"))
-    median = statistics.median(seconds)
     return {
-        "seconds": median,
-        "cpu": statistics.median(cpu),
+        "seconds": seconds,
+        "cpu": cpu,
         "first": first,
         "memory": _peak_memory() - baseline,
-        "gflops": 2 * macs * size[0] * size[1] / median / 1e9,
+        "gflop": 2 * macs * size[0] * size[1] / 1e9,
         "peak": peak,
     }
 

@@ -53,6 +53,9 @@ def default_config(stage: str = "fusion") -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.scale = 4
+    # Keeps the running statistics of the batch norms and trains with them. For fine-tuning with few or small crops,
+    # whose own statistics are not those of whole pictures.
+    c.model.freeze_batch_norm = False
 
     c.data = _data_defaults(stage)
     c.loss = _loss_defaults()

@@ -1,5 +1,6 @@
 """The training step: gradients of the original, what a bad step leaves behind, micro-batches, loss scale."""
 
+import functools
 import types
 
 import jax
@@ -11,8 +12,8 @@ import pytest
 from esr_lefuse_jax.ops.resize import bicubic
 from esr_lefuse_jax.training import stages, state, steps
 from esr_lefuse_jax.training.optimizer import LossScale, learning_rate_schedule, make_optimizer
-from tests import formula
-from tests.training_support import sr_example, tiny_config
+from tests import formula, networks
+from tests.training_support import fusion_example, sr_example, tiny_config
 from weights_conversion.convert import flatten, from_state_dict, to_state_dict, unflatten
 
 
@@ -241,3 +242,19 @@ def test_a_step_takes_the_gradients_of_the_original(golden, case):
             ), torch_name
             checked += 1
     assert checked > 100
+
+
+def test_frozen_batch_norms_train_as_they_infer():
+    stage = stages.Stage(tiny_config("fusion", **{"model.freeze_batch_norm": True}))
+    variables = networks.variables("fusion")
+    params, stats = ({"fusion": variables[name]} for name in ("params", "batch_stats"))
+    batch = {name: value[None, :16, :16] for name, value in fusion_example(0).items()}
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def run(train):
+        outcome = stage.run(params, stats, {}, batch, train)
+        return outcome.values["l1"], outcome.batch_stats
+
+    (trained, kept), (inferred, _) = run(train=True), run(train=False)
+    assert float(trained[0]) == pytest.approx(float(inferred[0]), rel=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, kept, stats)

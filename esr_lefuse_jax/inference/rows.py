@@ -44,6 +44,19 @@ class Plane:
         """Applies a function that works pixel by pixel."""
         return dataclasses.replace(self, value=function(self.value))
 
+    def settled(self) -> "Plane":
+        """The same plane, computed once.
+
+        XLA on the CPU repeats cheap-looking work, a 7x7 depthwise convolution say, in each of its consumers, and
+        drops `optimization_barrier` before it decides so. It does not fuse across a conditional.
+        """
+        there = jnp.all(self.height >= 0)  # always true, which the compiler cannot know
+
+        def fenced(value: jax.Array) -> jax.Array:
+            return jax.lax.cond(there, lambda v: v, jnp.zeros_like, value)
+
+        return self.with_value(jax.lax.platform_dependent(self.value, cpu=fenced, default=lambda v: v))
+
     def with_value(self, value: jax.Array) -> "Plane":
         """The same rows with other content."""
         return dataclasses.replace(self, value=value)

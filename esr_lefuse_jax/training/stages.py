@@ -128,7 +128,7 @@ class Stage:
         y, cr, cb = color.rgb_to_ycrcb(batch["visible"])
         variables = {"params": params["fusion"], "batch_stats": batch_stats["fusion"]}
         network = self.networks["fusion"]
-        if train:
+        if train and not self.config.model.freeze_batch_norm:
             fused, updated = network.apply(
                 variables, y, batch["infrared"], train=True, mutable=["batch_stats"]
             )
