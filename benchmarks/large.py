@@ -22,9 +22,9 @@ import jax
 import numpy as np
 
 from esr_lefuse_jax.color import rgb_to_ycrcb, ycrcb_to_rgb
-from esr_lefuse_jax.commands.infer import parse_bytes
 from esr_lefuse_jax.images import read_visible
 from esr_lefuse_jax.inference import disk_planes, fast_fusion, fast_sr, memory, streaming, strips
+from esr_lefuse_jax.inference.memory import parse_bytes
 from esr_lefuse_jax.inference.pipeline import load_variables
 from esr_lefuse_jax.models.fusion import FusionUNet
 from esr_lefuse_jax.models.sr import ESRUNet

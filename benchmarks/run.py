@@ -1,7 +1,7 @@
 """Inference beside PyTorch, in one run on one machine: time, CPU time, memory, compilation.
 
     make benchmark                                          # or, with what it sets up:
-    .venv/bin/python benchmarks/run.py --cases fusion sr    # 512x640 and 128x160
+    .venv/bin/python benchmarks/run.py --cases fusion sr ensemble    # 512x640, 128x160, eight times 64x80
     .venv/bin/python benchmarks/run.py --cases end_to_end   # 1280x1024: minutes, and 13 GB for PyTorch
 
 Every variant runs in a process of its own, so that its peak memory is its own; memory is counted above what importing
@@ -24,7 +24,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-CASES = {"fusion": (512, 640), "sr": (128, 160), "end_to_end": (1024, 1280)}
+CASES = {"fusion": (512, 640), "sr": (128, 160), "ensemble": (64, 80), "end_to_end": (1024, 1280)}
 TORCH = ("torch", "torch channels_last", "torch channels_last compiled")
 # Multiply-adds for each input pixel, counted from the layers of the original networks.
 MACS = {"fusion": 564_000, "sr": 6_067_000}
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=["fusion", "sr"])
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=["fusion", "sr", "ensemble"])
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="another input size")
     parser.add_argument("--rounds", type=int, default=3, help="how often all variants take their turn")
     parser.add_argument("--repeats", type=int, default=3, help="runs of a variant in each of its turns")
@@ -131,7 +131,7 @@ def _measure(variant: str, case: str, size: tuple[int, int], args: argparse.Name
         run()
         seconds.append(time.perf_counter() - started)
         cpu.append(time.process_time() - started_cpu)
-    macs = sum(MACS[stage] for stage in MACS if case in (stage, "end_to_end"))
+    macs = {**MACS, "ensemble": 8 * MACS["sr"], "end_to_end": sum(MACS.values())}[case]
     return {
         "seconds": seconds,
         "cpu": cpu,
@@ -165,13 +165,15 @@ def _jax(variant: str, case: str, visible, infrared, dtype: str):
 
     from esr_lefuse_jax.inference.pipeline import Pipeline
 
+    baseline = _peak_memory()
     ones = jnp.ones((2048, 2048), dtype)
     product = jax.jit(jnp.dot)
     peak = _matmul_peak(lambda: product(ones, ones).block_until_ready())
-    pipeline = Pipeline(networks.variables("fusion"), networks.variables("sr"), dtype=dtype)
+    weights = networks.variables("fusion"), networks.variables("sr")
+    pipeline, ensemble = Pipeline(*weights, dtype=dtype), Pipeline(*weights, dtype=dtype, ensemble="x8")
     _check(pipeline)
-    baseline = _peak_memory()
     run = {
+        "ensemble": lambda: ensemble.enlarge(visible),
         "fusion": lambda: pipeline.fuse(visible, infrared),
         "sr": lambda: pipeline.enlarge(visible),
         "end_to_end": lambda: pipeline(visible, infrared),
@@ -200,6 +202,7 @@ def _torch(variant: str, case: str, visible, infrared, dtype: str):
     import torch
     import torch_reference
 
+    baseline = _peak_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = getattr(torch, dtype)
     layout = torch.channels_last if "channels_last" in variant else torch.contiguous_format
@@ -232,8 +235,18 @@ def _torch(variant: str, case: str, visible, infrared, dtype: str):
     def enlarge():
         return modules["sr"](tensor(visible)).float().cpu().numpy()
 
-    baseline = _peak_memory()
-    steps = {"fusion": (fuse,), "sr": (enlarge,), "end_to_end": (fuse, enlarge)}[case]
+    def ensemble():
+        total = 0
+        for flipped in (False, True):
+            for turns in range(4):
+                image = torch.rot90(tensor(visible[:, :, ::-1] if flipped else visible), turns, (2, 3))
+                enlarged = torch.rot90(modules["sr"](image), -turns, (2, 3))
+                total = total + (enlarged.flip(3) if flipped else enlarged)
+        return (total / 8).float().cpu().numpy()
+
+    steps = {"fusion": (fuse,), "sr": (enlarge,), "ensemble": (ensemble,), "end_to_end": (fuse, enlarge)}[
+        case
+    ]
 
     def run() -> None:
         with torch.inference_mode():

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esr_lefuse_jax.inference.memory import default_budget, teacher_strip
 from esr_lefuse_jax.models.layers import Dtype, conv, leaky_relu
 from esr_lefuse_jax.models.rrdb import ResidualInResidual, nearest_2x
 from esr_lefuse_jax.training.teacher import TEACHER_SCALE, box_down, keep_low_frequencies
@@ -55,12 +56,22 @@ class FrameTeacher:
     Args:
         variables: `{"params": ...}` of `RRDBNet`.
         dtype: of the arithmetic; "bfloat16" halves the time on a GPU or TPU.
-        strip_rows: low-resolution rows that are computed at once, margins included; fewer take less memory.
+        max_memory: bytes that activations may take; by default what the device has. Strips of rows are as high as
+            it allows, but not lower than their margins need, and whole low-resolution features must fit.
+        strip_rows: low-resolution rows that are computed at once, margins included, instead of by memory.
     """
 
-    def __init__(self, variables: Mapping[str, Any], *, dtype: str = "float32", strip_rows: int = 160):
+    def __init__(
+        self,
+        variables: Mapping[str, Any],
+        *,
+        dtype: str = "float32",
+        max_memory: int | None = None,
+        strip_rows: int | None = None,
+    ):
         params = variables["params"]
-        self.strip_rows = max(strip_rows, 4 * _BLOCK_HALO)
+        self._budget = default_budget(jax.devices()[0]) if max_memory is None else max_memory
+        self._given_rows = strip_rows
         self._dtype = jnp.dtype(dtype)
         self._params = jax.device_put(jax.tree.map(jnp.asarray, params))
         self._blocks = sorted((name for name in params if name.startswith("body_")), key=lambda n: int(n[5:]))
@@ -87,28 +98,35 @@ class FrameTeacher:
         Returns:
             (4H, 4W, 3) float32 in [0, 1].
         """
+        rows = self.strip_rows(*np.shape(lr)[:2])
         parts = len(self._blocks) + 4  # the end costs about as much as three blocks
         x = jnp.asarray(lr, self._dtype)[None]
-        first = self._through(partial(self._conv, self._params["conv_first"]), x, _BODY_HALO)
+        first = self._through(partial(self._conv, self._params["conv_first"]), x, _BODY_HALO, rows)
         body = first
         for done, name in enumerate(self._blocks):
-            body = self._through(partial(self._block, self._params[name]), body, _BLOCK_HALO)
+            body = self._through(partial(self._block, self._params[name]), body, _BLOCK_HALO, rows)
             body.block_until_ready()
             report((done + 1) / parts)
-        body = first + self._through(partial(self._conv, self._params["conv_body"]), body, _BODY_HALO)
+        body = first + self._through(partial(self._conv, self._params["conv_body"]), body, _BODY_HALO, rows)
         tail = {name: self._params[name] for name in ("conv_up1", "conv_up2", "conv_hr", "conv_last")}
-        hr = self._through(partial(self._tail, tail), body, _TAIL_HALO, self.strip_rows // 4, TEACHER_SCALE)
+        hr = self._through(partial(self._tail, tail), body, _TAIL_HALO, rows // 4, TEACHER_SCALE)
         finish = _keep_low_frequencies if consistent else _clip
         result = np.asarray(finish(hr, jnp.asarray(lr)[None]))[0]
         report(1.0)
         return result
 
-    def _through(
-        self, run: Callable, x: jax.Array, halo: int, rows: int | None = None, scale: int = 1
-    ) -> jax.Array:
+    def strip_rows(self, height: int, width: int) -> int:
+        """Low-resolution rows, margins included, in which an image of this size is computed."""
+        rows = self._given_rows
+        if rows is None:
+            rows = teacher_strip(height, width, self._dtype.itemsize, self._budget)
+        return max(rows, 4 * _BLOCK_HALO)
+
+    @staticmethod
+    def _through(run: Callable, x: jax.Array, halo: int, rows: int, scale: int = 1) -> jax.Array:
         """Runs `run` on strips of x (1, H, W, C) and puts their valid rows together."""
         strips = []
-        for window, valid in windows(x.shape[1], rows or self.strip_rows, halo):
+        for window, valid in windows(x.shape[1], rows, halo):
             y = run(x[:, window])
             strips.append(y[:, valid.start * scale : valid.stop * scale])
         return jnp.concatenate(strips, axis=1) if len(strips) > 1 else strips[0]

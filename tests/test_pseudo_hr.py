@@ -83,6 +83,18 @@ def test_strips_give_exactly_the_untiled_teacher(small_teacher):
     assert lr_consistency(held, lr) > lr_consistency(raw, lr)
 
 
+def test_strips_grow_with_the_memory():
+    variables = {"params": {"conv_first": {"kernel": np.zeros((3, 3, 3, 64), np.float32)}}}
+    variables["params"]["body_0"] = {"rdb1": {"conv1": {"kernel": np.zeros((3, 3, 64, 32), np.float32)}}}
+    rows = [
+        FrameTeacher(variables, max_memory=size << 30).strip_rows(1024, 1280) for size in (1, 2, 3, 4, 100)
+    ]
+    assert rows[0] == 60  # the least that the margins allow
+    assert rows == sorted(rows)
+    assert len(set(rows)) > 3
+    assert rows[-1] == 1024
+
+
 def reach_of(run, rows, scale=1):
     """How many input rows away from an output row still act on it; weights and inputs are positive."""
     middle = rows // 2

@@ -1,15 +1,13 @@
 """`esr-lefuse infer`: a pair, or folders of pairs, to fused and enlarged images."""
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 from esr_lefuse_jax.errors import ConfigError, PairError
 from esr_lefuse_jax.images import DEFAULT_MAX_PIXELS, parse_ir_range, read_header
+from esr_lefuse_jax.inference.memory import parse_bytes
 from esr_lefuse_jax.pairs import Pair, find_pairs
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,16 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument("--num_processes", type=int, default=None, help="hosts that split the folder")
     machine.add_argument("--process_id", type=int, default=None, help="which of them this is, from 0")
-
-
-def parse_bytes(text: str | None) -> int | None:
-    """Reads a size such as 500M or 2G."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)B?", text.strip().upper())
-    if not match or float(match[1]) == 0:
-        raise ConfigError(f"--max_memory {text!r}: give a size such as 500M or 2G")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from esr_lefuse_jax.errors import ConfigError, PairError
 from esr_lefuse_jax.images import parse_ir_range, read_infrared, read_visible
+from esr_lefuse_jax.inference.memory import parse_bytes
 from esr_lefuse_jax.layouts import find_layouts
 from esr_lefuse_jax.pairs import Pair, find_pairs, list_images
 from esr_lefuse_jax.pseudo_hr import Options, make_pseudo_hr
@@ -42,16 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hr_format", default="png", choices=("png", "jpg"), help="jpg takes a fifth of the room"
     )
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument(
-        "--strip_rows", type=int, default=160, help="fewer take less memory (default %(default)s)"
-    )
+    parser.add_argument("--max_memory", help="memory for activations, such as 2G (default: by the device)")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command: 0 when every image gave its pairs, 1 when some could not."""
     ir_range = parse_ir_range(args.ir_range)
-    for flag, least in (("count", 1), ("crop", 0), ("strip_rows", 1)):
+    max_memory = parse_bytes(args.max_memory)
+    for flag, least in (("count", 1), ("crop", 0)):
         if getattr(args, flag) < least:
             raise ConfigError(f"--{flag} {getattr(args, flag)}: must be at least {least}")
     pairs, files, problems = _collect(args)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
     compilation_cache.enable()
     loaded = load_weights(args.teacher_ckpt, "rrdb") if args.teacher_ckpt else load_cached("realesrgan")
-    teacher = FrameTeacher(loaded.variables, dtype=args.dtype, strip_rows=args.strip_rows)
+    teacher = FrameTeacher(loaded.variables, dtype=args.dtype, max_memory=max_memory)
     identity = hashlib.sha256(f"{weights_hash(loaded.variables)} {args.dtype}".encode())
     source: _FusedFiles | _Pairs
     if files:
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         for note in stage_one.notes:
             print(note, file=sys.stderr)
         identity.update(stage_one.hashes["fusion"].encode())
-        source = _Pairs(pairs, Pipeline(stage_one.fusion).fuse, ir_range)
+        source = _Pairs(pairs, Pipeline(stage_one.fusion, max_memory=max_memory).fuse, ir_range)
     identity.update("\n".join(source.names).encode())
     options = Options(count=args.count, crop=args.crop, seed=args.seed, hr_format=args.hr_format)
     with tqdm.tqdm(total=args.count, unit="pair", smoothing=0.1, dynamic_ncols=True) as bar:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+import re
 from typing import Any
+
+from esr_lefuse_jax.errors import ConfigError
 
 STRIPS = (256, 128, 64, 32, 16, 8)
 
@@ -10,10 +13,28 @@ STRIPS = (256, 128, 64, 32, 16, 8)
 # rounded up: of a whole image, of the planes that strips leave between passes, and of a strip.
 _FUSION_WHOLE, _FUSION_PLANES, _FUSION_STRIP = 700, 180, 900
 _SR_WHOLE, _SR_PLANES, _SR_STRIP = 2600, 240, 2600
+_TEACHER_PLANES, _TEACHER_STRIP = 300, 600
 # Pixels of a strip beyond which the caches of a CPU core no longer hold its planes, and higher strips lose.
 _FUSION_CPU_STRIP, _SR_CPU_STRIP = 10_240, 20_480
 # Images whose stage 2 takes no more than this run whole on a CPU too: no rows are computed past the image's end.
 _CPU_WHOLE = 256 << 20
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def parse_bytes(text: str | None) -> int | None:
+    """Reads a size such as 500M or 2G; None stays.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)B?", text.strip().upper())
+    if not match or float(match[1]) == 0:
+        raise ConfigError(f"--max_memory {text!r}: give a size such as 500M or 2G")
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +73,14 @@ def plan_enlargement(
     return _plan(
         n, canvas, itemsize, max_memory, device, floats, cpu_strip=_SR_CPU_STRIP, cpu_whole=_CPU_WHOLE
     )
+
+
+def teacher_strip(height: int, width: int, itemsize: int, max_memory: int) -> int:
+    """Rows of the teacher's strips, margins included, for an image of this size; at most all of them."""
+    left = max_memory - height * width * _TEACHER_PLANES * itemsize
+    rows = max(left // (width * _TEACHER_STRIP * itemsize), 0)
+    # A height of its own for every budget would be a program of its own.
+    return min(rows // 32 * 32, height)
 
 
 def _plan(
