@@ -1,7 +1,7 @@
 """Inference beside PyTorch, in one run on one machine: time, CPU time, memory, compilation.
 
     make benchmark                                          # or, with what it sets up:
-    .venv/bin/python benchmarks/run.py --cases fusion sr ensemble    # 512x640, 128x160, eight times 64x80
+    .venv/bin/python benchmarks/run.py --cases fusion sr ensemble    # 512x640, 128x160, eight times that
     .venv/bin/python benchmarks/run.py --cases end_to_end   # 1280x1024: minutes, and 13 GB for PyTorch
 
 Every variant runs in a process of its own, so that its peak memory is its own; memory is counted above what importing
@@ -24,7 +24,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-CASES = {"fusion": (512, 640), "sr": (128, 160), "ensemble": (64, 80), "end_to_end": (1024, 1280)}
+CASES = {"fusion": (512, 640), "sr": (128, 160), "ensemble": (128, 160), "end_to_end": (1024, 1280)}
 TORCH = ("torch", "torch channels_last", "torch channels_last compiled")
 # Multiply-adds for each input pixel, counted from the layers of the original networks.
 MACS = {"fusion": 564_000, "sr": 6_067_000}

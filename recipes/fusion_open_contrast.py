@@ -13,7 +13,7 @@ from fusion_open_data import Picture, merge
 
 from esr_lefuse_jax.inference.pipeline import Pipeline
 
-SLOPES, OFFSETS = np.arange(1, 1.81, 0.1), np.arange(-0.4, 0.41, 0.1)
+SLOPES, OFFSETS = np.arange(0.9, 1.61, 0.05), np.arange(-0.4, 0.41, 0.05)
 
 
 def widen(variables: dict[str, Any], slope: float, offset: float) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Windows for the fusion weights `open`: M3SVD frames, darkened M3SVD frames, rendered night streets.
+"""Windows for the fusion weights `open`: M3SVD frames in many exposures and behind haze, darkened, rendered nights.
 
-The enhanced luminance E is made from the well-lit picture where there is one, else from the night itself. It
-differs from `esr_lefuse_jax.data.targets` in three ways that the published metrics reward: a share of CLAHE,
-day pictures are enhanced too, and the bands of the merged target are raised by a fifth.
+The enhanced luminance E is made from the picture that the network sees, in its exposure, so that it is a function of
+the input; only where a picture is darkened with lamps and noise is it made from the well-lit one. It differs from
+`esr_lefuse_jax.data.targets` in that it has a share of CLAHE, and in that day pictures are enhanced too; the merged
+target is the maximum of E and infrared with a little more contrast.
 """
 
 from collections.abc import Iterator
@@ -15,20 +16,20 @@ from ml_collections import ConfigDict
 
 from esr_lefuse_jax.data import targets
 from esr_lefuse_jax.data.darken import WELL_LIT, darken
-from esr_lefuse_jax.data.filters import collapse, laplacian_pyramid
 from esr_lefuse_jax.images import read_infrared, read_visible
 from esr_lefuse_jax.synthetic import render_night_pair
 
 EQUALISED, RETINEX, CLAHE = 0.45, 0.10, 0.45
 CLEANED = 0.75  # share of the deblocked picture
 LEAST = 0.6  # enhancement of pictures that are bright already
-MAXIMUM = 0.6  # share of max(E, IR) in the merged target; the rest is the pyramid's
-GAIN = 1.2  # of the finest three bands of the merged target
+SLOPE, OFFSET = 1.15, 0.1  # of the merged target, in logits
 RENDERED = 24
 NATIVE = 0.25  # share of windows near the native scale; the others show half of the picture or more
 HELD_OUT = "0114_1609"  # this clip is for validation
-# Frames as they are, darkened frames, rendered nights.
-SHARES = {"frame": 0.58, "darkened": 0.30, "rendered": 0.12}
+# Frames in another exposure, behind a veil, darkened, rendered nights.
+SHARES = {"exposed": 0.52, "hazy": 0.13, "darkened": 0.25, "rendered": 0.10}
+EXPOSURES = 3  # of each frame
+NIGHT, DAY = 0.08, 0.45  # range of mean luminance
 
 
 class Picture(NamedTuple):
@@ -51,14 +52,29 @@ def enhance(y: np.ndarray) -> np.ndarray:
 
 def merge(enhanced: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """The merged target of a picture or window, float32 (H, W) in [0, 1]."""
-    pyramid = targets.merge(enhanced, infrared, 4)
-    merged = (1 - MAXIMUM) * pyramid + MAXIMUM * np.maximum(enhanced, infrared)
-    *bands, base = laplacian_pyramid(merged, 3)
-    return np.clip(collapse([*(GAIN * band for band in bands), base]), 0, 1).astype(np.float32)
+    merged = np.clip(np.maximum(enhanced, infrared), 1e-3, 1 - 1e-3)
+    logit = SLOPE * np.log(merged / (1 - merged)) + OFFSET
+    return (1 / (1 + np.exp(-logit))).astype(np.float32)
+
+
+def exposed(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A picture with another tone curve: of a mean luminance from night to day, with black not quite black."""
+    wanted = np.exp(rng.uniform(np.log(NIGHT), np.log(DAY)))
+    powers = np.geomspace(0.5, 5, 60)
+    means = np.array([float(np.mean(y[::4, ::4] ** power)) for power in powers])
+    power = powers[np.argmin(np.abs(means - wanted))]
+    black = rng.uniform(0, 0.05)
+    return (black + (1 - black) * y**power).astype(np.float32)
+
+
+def veiled(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A picture in haze."""
+    veil = rng.uniform(0.4, 0.8)
+    return (veil + rng.uniform(0.35, 0.9) * (y - veil)).astype(np.float32)
 
 
 def pictures(m3svd: Path) -> dict[str, dict[str, Picture]]:
-    """Every second frame of M3SVD, its darkened copies, and rendered nights, by kind and name."""
+    """Every second frame of M3SVD in each kind, and rendered nights, by kind and name."""
     found: dict[str, dict[str, Picture]] = {kind: {} for kind in SHARES}
     for path in sorted((m3svd / "vi").glob("*.jpg")):
         number = int(path.stem[-4:])
@@ -67,11 +83,15 @@ def pictures(m3svd: Path) -> dict[str, dict[str, Picture]]:
         visible = read_visible(path)
         infrared = _levels(read_infrared(m3svd / "ir" / path.name))
         y = targets.luminance(visible)
-        enhanced = _levels(enhance(y))
-        found["frame"][path.stem] = Picture(_levels(y), infrared, enhanced)
+        rng = np.random.default_rng([number, sum(map(len, found.values()))])
+        for copy in range(EXPOSURES):
+            seen = exposed(y, rng)
+            found["exposed"][f"{path.stem}_{copy}"] = Picture(_levels(seen), infrared, _levels(enhance(seen)))
+        seen = veiled(y, rng)
+        found["hazy"][path.stem] = Picture(_levels(seen), infrared, _levels(enhance(seen)))
         if y.mean() > WELL_LIT - 0.03:
+            enhanced = _levels(enhance(y))
             for copy in range(1 if number % 4 else 2):
-                rng = np.random.default_rng([number, copy, sum(map(len, found.values()))])
                 dark = _levels(targets.luminance(darken(visible, rng)))
                 found["darkened"][f"{path.stem}_{copy}"] = Picture(dark, infrared, enhanced)
     for seed in range(RENDERED):
@@ -81,15 +101,17 @@ def pictures(m3svd: Path) -> dict[str, dict[str, Picture]]:
     return found
 
 
-def window(picture: Picture, side: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """A random window at a random scale, from .6 up to the whole picture, as an example of training.
+def window(
+    picture: Picture, side: int, rng: np.random.Generator, hazy: bool = False
+) -> dict[str, np.ndarray]:
+    """A random window at a random scale, from .4 up to the whole picture, as an example of training.
 
     Networks with statistics over the whole picture must have seen whole pictures, if only small ones.
     """
     height, width = picture.y.shape
     whole = min(height, width) / side
     if rng.random() < NATIVE:
-        scale = np.exp(rng.uniform(np.log(0.6), np.log(1.5)))
+        scale = np.exp(rng.uniform(np.log(0.4), np.log(1.5)))
     else:
         scale = whole * np.exp(rng.uniform(np.log(0.45), 0))
     cut = min(round(side * scale), height, width)
@@ -103,7 +125,6 @@ def window(picture: Picture, side: int, rng: np.random.Generator) -> dict[str, n
     y, infrared, enhanced = planes[:, :, ::-1] if rng.random() < 0.5 else planes
     # Thermal cameras differ in gain and offset; LLVIP's pictures are brighter than M3SVD's.
     infrared = infrared ** np.exp(rng.uniform(-0.9, 0.25)) * rng.uniform(0.8, 1.2) + rng.uniform(-0.03, 0.06)
-    y = y ** np.exp(rng.uniform(-0.1, 0.55))
     if rng.random() < 0.5:
         y = _with_noise_and_blocks(y, rng)
     y, infrared = (_levels(plane).astype(np.float32) / 255 for plane in (y, infrared))
@@ -149,11 +170,13 @@ class FusionData:
         ]
         self.examples = sum(map(len, self.kinds))
         self.fingerprint = f"fusion-open-{self.examples}"
-        held = [name for name in sorted(found["frame"]) if name.startswith(HELD_OUT)]
-        names = [*held[:2], "0115_1834_0004"]
+        held = {
+            kind: [p for name, p in sorted(of_kind.items()) if name.startswith(HELD_OUT)]
+            for kind, of_kind in found.items()
+        }
         self.validation = []
-        for picture in (found["frame"][name] for name in names):
-            planes = [cv2.resize(p, (160, 128), interpolation=cv2.INTER_AREA) for p in picture]
+        for picture in (*held["exposed"][:6], held["hazy"][0], *held["darkened"][:2]):
+            planes = [cv2.resize(p, (320, 240), interpolation=cv2.INTER_AREA) for p in picture]
             self.validation.append(example(*(p.astype(np.float32) / 255 for p in planes)))
 
     def batches(self, step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -163,7 +186,8 @@ class FusionData:
             rng = np.random.default_rng([self.config.seed, 7, step])
             examples = []
             for _ in range(self.config.batch_size):
-                kind = self.kinds[rng.choice(len(shares), p=shares)]
-                examples.append(window(kind[rng.integers(len(kind))], self.config.data.crop, rng))
+                number = rng.choice(len(shares), p=shares)
+                picture = self.kinds[number][rng.integers(len(self.kinds[number]))]
+                examples.append(window(picture, self.config.data.crop, rng))
             yield {name: np.stack([e[name] for e in examples]) for name in examples[0]}
             step += 1

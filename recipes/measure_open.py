@@ -1,12 +1,13 @@
 """Measures the weights that come with the package, as in their model card: `python recipes/measure_open.py DATA`.
 
-DATA holds `llvip/train`, `llvip/test`, `m3fd` and `m3svd`, each with `ir/` and `vi/`. LPIPS must have been imported
-(`esr-lefuse eval --import_lpips`).
+DATA holds `llvip/train`, `llvip/test`, `m3fd`, `m3svd` and `video`, each with `ir/` and `vi/`. LPIPS must have been
+imported (`esr-lefuse eval --import_lpips`). `--only fusion`, `video`, `enlargement` or `fused` measures a part.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
+import cv2
 import numpy as np
 from sr_open_data import HELD_OUT, read, skimage_picture
 
@@ -16,27 +17,58 @@ from esr_lefuse_jax.inference.pipeline import Pipeline, load
 from esr_lefuse_jax.metrics import bicubic_up, box_down, fusion_metrics, psnr
 
 NAMES = ("en", "sd", "mi", "scd", "vif_fusion", "qabf", "ssim_fusion", "niqe")
-PAIRS = {
-    "llvip/train": ("010001.jpg",),
-    "llvip/test": ("190001.jpg", "190004.jpg", "200003.jpg", "200006.jpg"),
-    "m3fd": ("00109.png", "00388.png", "01952.png", "02523.png"),
-}
+PAIRS = {"llvip/train": "010001.jpg", "llvip/test": "*.jpg", "m3fd": "*.png"}
+FRAMES = 24  # of each video
 ENLARGED = ("190001.jpg", "200003.jpg", "200006.jpg")
-SIDE = 640
+SIDE, FUSED_SIDE = 640, 320
 
 
 def measure_fusion(pipeline: Pipeline, data: Path) -> None:
     """Prints means over each set, of the network and of max(CLAHE(Y), IR)."""
-    for name, files in PAIRS.items():
+    for name, pattern in PAIRS.items():
         rows = []
-        for file in files:
-            visible, infrared = read(data / name / "vi" / file), read(data / name / "ir" / file)[..., 0]
+        for path in sorted((data / name / "vi").glob(pattern)):
+            visible, infrared = read(path), read(data / name / "ir" / path.name)[..., 0]
             results = (levels(pipeline.fuse(visible, infrared)), fuse("clahe_max", visible, infrared))
             rows.append([list(fusion_metrics(r, infrared, visible, NAMES).values()) for r in results])
+            print(name, path.stem, *(f"{value:.3f}" for value in rows[-1][0]), flush=True)
         for method, values in zip(
             ("fusion_open", "clahe_max"), np.mean(np.array(rows, float), axis=0), strict=True
         ):
             print(name, method, *(f"{k} {v:.3f}" for k, v in zip(NAMES, values, strict=True)), flush=True)
+
+
+def measure_flicker(pipeline: Pipeline, data: Path) -> None:
+    """Prints how far mean luminance moves from frame to frame, of the network and of max(Y, IR), in grey levels."""
+    for path in sorted((data / "video" / "vi").glob("*.mp4")):
+        means = []
+        streams = [cv2.VideoCapture(str(data / "video" / kind / path.name)) for kind in ("vi", "ir")]
+        for _ in range(FRAMES):
+            (found, visible), (found_too, infrared) = (stream.read() for stream in streams)
+            if not found or not found_too:
+                break
+            visible, infrared = np.ascontiguousarray(visible[..., ::-1]), infrared[..., 0]
+            pictures = (levels(pipeline.fuse(visible, infrared)), fuse("max", visible, infrared))
+            means.append([float((picture @ np.array([0.299, 0.587, 0.114])).mean()) for picture in pictures])
+        moved = np.abs(np.diff(np.array(means), axis=0)).mean(axis=0)
+        print(
+            f"{path.stem}: {len(means)} frames, fusion_open {moved[0]:.3f}, max(Y, IR) {moved[1]:.3f}",
+            flush=True,
+        )
+
+
+def measure_fused(pipeline: Pipeline, data: Path) -> None:
+    """Prints how the enlargement of fused night pictures agrees with its input and with bicubic enlargement."""
+    rows = []
+    for file in ENLARGED:
+        visible, infrared = (read(data / "llvip/test" / kind / file) for kind in ("vi", "ir"))
+        lr = centre(levels(pipeline.fuse(visible, infrared[..., 0])), FUSED_SIDE)
+        enlarged = levels(pipeline.enlarge(lr))
+        rows.append((psnr(lr, box_down(enlarged, 4)), psnr(enlarged, bicubic_up(lr, 4, rounded=True))))
+    consistency, beside_bicubic = np.mean(rows, axis=0)
+    print(
+        f"fused llvip/test lr_consistency {consistency:.2f} psnr_vs_bicubic {beside_bicubic:.2f}", flush=True
+    )
 
 
 def measure_enlargement(pipeline: Pipeline, data: Path) -> None:
@@ -58,10 +90,10 @@ def measure_enlargement(pipeline: Pipeline, data: Path) -> None:
         print(name, *(f"{k} {v:.4f}" for k, v in zip(titles, np.mean(rows, axis=0), strict=True)), flush=True)
 
 
-def centre(picture: np.ndarray) -> np.ndarray:
-    """The middle of a picture, at most 640x640, sides multiples of 16."""
-    top, left = (max(length - SIDE, 0) // 2 for length in picture.shape[:2])
-    height, width = (min(length, SIDE) // 16 * 16 for length in picture.shape[:2])
+def centre(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """The middle of a picture, at most side x side, sides multiples of 16."""
+    top, left = (max(length - side, 0) // 2 for length in picture.shape[:2])
+    height, width = (min(length, side) // 16 * 16 for length in picture.shape[:2])
     return np.ascontiguousarray(picture[top : top + height, left : left + width])
 
 
@@ -70,7 +102,28 @@ def levels(image: np.ndarray) -> np.ndarray:
     return np.round(image * 255).astype(np.uint8)
 
 
+PARTS = {
+    "fusion": measure_fusion,
+    "video": measure_flicker,
+    "enlargement": measure_enlargement,
+    "fused": measure_fused,
+}
+
+
+def main() -> None:
+    """Measures all or a part."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--fusion_ckpt", help="other fusion weights than the package's")
+    args = parser.parse_args()
+    pipeline = load(args.fusion_ckpt)
+    for name, measure in PARTS.items():
+        if not args.only or name in args.only:
+            measure(pipeline, args.data)
+
+
 if __name__ == "__main__":
-    shipped = load()
-    measure_fusion(shipped, Path(sys.argv[1]))
-    measure_enlargement(shipped, Path(sys.argv[1]))
+    main()
