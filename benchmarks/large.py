@@ -10,8 +10,8 @@ of strips and planes on disk where the large picture has them, and is compared w
 """
 
 import argparse
-import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -52,10 +52,16 @@ def run_command(folder: pathlib.Path, max_memory: str) -> tuple[float, float, fl
     command += ["--out_dir", folder / "out", "--max_memory", max_memory]
     started = time.perf_counter()
     process = subprocess.Popen(list(map(str, command)))
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"infer: exit code {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    peak = 0.0
+    while process.poll() is None:
+        # Not wait4's figure: a child's begins at its parent's.
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        peak = max([peak, *(int(line.split()[1]) / 1024 for line in status.splitlines() if "VmHWM" in line)])
+        time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(f"infer: exit code {process.returncode}")
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, peak
 
 
 def compare_crop(visible: np.ndarray, infrared: np.ndarray, height: int, width: int, budget: int | None):

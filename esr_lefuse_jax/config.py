@@ -54,7 +54,7 @@ def default_config(stage: str = "fusion") -> ConfigDict:
     c.model = ConfigDict()
     c.model.scale = 4
     # Keeps the running statistics of the batch norms and trains with them. For fine-tuning with few or small crops,
-    # whose own statistics are not those of whole pictures.
+    # whose own statistics are not those of whole pictures. Fusion and joint only; starts from trained weights.
     c.model.freeze_batch_norm = False
 
     c.data = _data_defaults(stage)
@@ -165,8 +165,11 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def changed_on_resume(config: ConfigDict, saved: dict[str, Any]) -> list[str]:
-    """What differs between a run's saved options and these, as `key: old -> new`, less what may change."""
-    now = flatten(config)
+    """What differs between a run's saved options and these, as `key: old -> new`, less what may change.
+
+    An option that the run's version did not know yet had its default.
+    """
+    now, saved = flatten(config), {**flatten(default_config(config.stage)), **saved}
     keys = [k for k in sorted({*now, *saved}) if not k.startswith(FREE_ON_RESUME)]
     return [f"{k}: {saved.get(k)!r} -> {now.get(k)!r}" for k in keys if now.get(k) != saved.get(k)]
 

@@ -1,4 +1,4 @@
-"""The open phase of the fusion weights `open`."""
+"""The second leg of the fusion weights `open`; starts from the first: `--config.init.fusion`."""
 
 from esr_lefuse_jax.config import default_config
 

@@ -1,9 +1,9 @@
 """Windows for the fusion weights `open`: M3SVD frames in many exposures and behind haze, darkened, rendered nights.
 
 The enhanced luminance E is made from the picture that the network sees, in its exposure, so that it is a function of
-the input; only where a picture is darkened with lamps and noise is it made from the well-lit one. It differs from
-`esr_lefuse_jax.data.targets` in that it has a share of CLAHE, and in that day pictures are enhanced too; the merged
-target is the maximum of E and infrared with a little more contrast.
+the input; only where a picture is darkened with lamps and noise, or rendered, is it made from the well-lit one. It
+differs from `esr_lefuse_jax.data.targets` in that it has a share of CLAHE, and in that day pictures are enhanced too;
+the merged target is the maximum of E and infrared with a little more contrast.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ CLEANED = 0.75  # share of the deblocked picture
 LEAST = 0.6  # enhancement of pictures that are bright already
 SLOPE, OFFSET = 1.15, 0.1  # of the merged target, in logits
 RENDERED = 24
-NATIVE = 0.25  # share of windows near the native scale; the others show half of the picture or more
+NATIVE = 0.25  # share of windows near the native scale; the others show .45 of the short side or more
 HELD_OUT = "0114_1609"  # this clip is for validation
 # Frames in another exposure, behind a veil, darkened, rendered nights.
 SHARES = {"exposed": 0.52, "hazy": 0.13, "darkened": 0.25, "rendered": 0.10}
@@ -101,9 +101,7 @@ def pictures(m3svd: Path) -> dict[str, dict[str, Picture]]:
     return found
 
 
-def window(
-    picture: Picture, side: int, rng: np.random.Generator, hazy: bool = False
-) -> dict[str, np.ndarray]:
+def window(picture: Picture, side: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """A random window at a random scale, from .4 up to the whole picture, as an example of training.
 
     Networks with statistics over the whole picture must have seen whole pictures, if only small ones.

@@ -1,7 +1,8 @@
 """Measures the weights that come with the package, as in their model card: `python recipes/measure_open.py DATA`.
 
-DATA holds `llvip/train`, `llvip/test`, `m3fd`, `m3svd` and `video`, each with `ir/` and `vi/`. LPIPS must have been
-imported (`esr-lefuse eval --import_lpips`). `--only fusion`, `video`, `enlargement` or `fused` measures a part.
+DATA holds `llvip/train`, `llvip/test`, `m3fd`, `m3svd` and `video`, each with `ir/` and `vi/`; the last holds `.mp4`
+files. LPIPS must have been imported (`esr-lefuse eval --import_lpips`). `--only fusion`, `video`, `enlargement` or
+`fused` measures a part.
 """
 
 import argparse

@@ -14,6 +14,8 @@ STRIPS = (256, 128, 64, 32, 16, 8)
 _FUSION_WHOLE, _FUSION_PLANES, _FUSION_STRIP = 700, 180, 900
 _SR_WHOLE, _SR_PLANES, _SR_STRIP = 2600, 240, 2600
 _TEACHER_PLANES, _TEACHER_STRIP = 300, 600
+# Higher strips of the teacher would save little more of their margins, and each height is a program of its own.
+_TEACHER_MOST_ROWS = 160
 # Pixels of a strip beyond which the caches of a CPU core no longer hold its planes, and higher strips lose.
 _FUSION_CPU_STRIP, _SR_CPU_STRIP = 10_240, 20_480
 # Images whose stage 2 takes no more than this run whole on a CPU too: no rows are computed past the image's end.
@@ -32,9 +34,10 @@ def parse_bytes(text: str | None) -> int | None:
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)B?", text.strip().upper())
-    if not match or float(match[1]) == 0:
+    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if not size:
         raise ConfigError(f"--max_memory {text!r}: give a size such as 500M or 2G")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +79,10 @@ def plan_enlargement(
 
 
 def teacher_strip(height: int, width: int, itemsize: int, max_memory: int) -> int:
-    """Rows of the teacher's strips, margins included, for an image of this size; at most all of them."""
+    """Rows of the teacher's strips, margins included, for an image of this size."""
     left = max_memory - height * width * _TEACHER_PLANES * itemsize
     rows = max(left // (width * _TEACHER_STRIP * itemsize), 0)
-    # A height of its own for every budget would be a program of its own.
-    return min(rows // 32 * 32, height)
+    return min(rows // 32 * 32, _TEACHER_MOST_ROWS)
 
 
 def _plan(

@@ -106,8 +106,8 @@ class Stage:
             batch_stats: running statistics by network.
             frozen: variables of the frozen networks.
             batch: see the module's docstring.
-            train: batch statistics in the batch norms, and the whole objective; otherwise running statistics,
-                the perceptual term only if `eval.perceptual`, and the metrics besides.
+            train: batch statistics in the batch norms unless `model.freeze_batch_norm`, and the whole objective;
+                otherwise running statistics, the perceptual term only if `eval.perceptual`, and the metrics besides.
         """
         runs = {"fusion": self._run_fusion, "sr": self._run_sr, "joint": self._run_joint}
         return runs[self.name](params, batch_stats, frozen, batch, train)
