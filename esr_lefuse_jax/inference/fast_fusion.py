@@ -120,8 +120,9 @@ def dot(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU. flax writes it with erfc, whose two branches cost twice as much as erf."""
-    return 0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
+    """The exact GELU, in float32 or wider. flax writes it with erfc, whose two branches cost twice as much as erf."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * wide * (1 + jax.lax.erf(wide * np.sqrt(0.5).astype(wide.dtype)))).astype(x.dtype)
 
 
 def depthwise(rows: Rows, x: Plane, kernel: jax.Array) -> Plane:
