@@ -24,7 +24,6 @@ import numpy as np
 from esr_lefuse_jax.color import rgb_to_ycrcb, ycrcb_to_rgb
 from esr_lefuse_jax.images import read_visible
 from esr_lefuse_jax.inference import disk_planes, fast_fusion, fast_sr, memory, streaming, strips
-from esr_lefuse_jax.inference.memory import parse_bytes
 from esr_lefuse_jax.inference.pipeline import load_variables
 from esr_lefuse_jax.models.fusion import FusionUNet
 from esr_lefuse_jax.models.sr import ESRUNet
@@ -102,7 +101,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), default=(3072, 4096))
     parser.add_argument("--max_memory", default="1500M")
     args = parser.parse_args()
-    (height, width), budget = args.size, parse_bytes(args.max_memory)
+    if args.size[0] < CROP[0] or args.size[1] < CROP[1]:
+        parser.error(f"--size: at least {CROP[0]} {CROP[1]}, the crop that is compared")
+    (height, width), budget = args.size, memory.parse_bytes(args.max_memory)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         write_pair(folder, height, width)

@@ -59,20 +59,13 @@ class FrameTeacher:
         dtype: of the arithmetic; "bfloat16" halves the time on a GPU or TPU.
         max_memory: bytes that activations may take; by default what the device has. Strips of rows are as high as
             it allows, up to 160, but not lower than their margins need, and whole low-resolution features must fit.
-        strip_rows: low-resolution rows that are computed at once, margins included, instead of by memory.
     """
 
     def __init__(
-        self,
-        variables: Mapping[str, Any],
-        *,
-        dtype: str = "float32",
-        max_memory: int | None = None,
-        strip_rows: int | None = None,
+        self, variables: Mapping[str, Any], *, dtype: str = "float32", max_memory: int | None = None
     ):
         params = variables["params"]
         self._budget = default_budget(jax.devices()[0]) if max_memory is None else max_memory
-        self._strip_rows = strip_rows
         self._dtype = jnp.dtype(dtype)
         self._params = jax.device_put(jax.tree.map(jnp.asarray, params))
         self._blocks = sorted((name for name in params if name.startswith("body_")), key=lambda n: int(n[5:]))
@@ -99,7 +92,7 @@ class FrameTeacher:
         Returns:
             (4H, 4W, 3) float32 in [0, 1].
         """
-        rows = self.rows_at_once(*np.shape(lr)[:2])
+        rows = self.strip_rows(*np.shape(lr)[:2])
         parts = len(self._blocks) + 4  # the end costs about as much as three blocks
         x = jnp.asarray(lr, self._dtype)[None]
         first = self._through(partial(self._conv, self._params["conv_first"]), x, _BODY_HALO, rows)
@@ -116,12 +109,9 @@ class FrameTeacher:
         report(1.0)
         return result
 
-    def rows_at_once(self, height: int, width: int) -> int:
-        """Low-resolution rows, margins included, in which an image of this size is computed."""
-        rows = self._strip_rows
-        if rows is None:
-            rows = teacher_strip(height, width, self._dtype.itemsize, self._budget)
-        return max(rows, 4 * _BLOCK_HALO)
+    def strip_rows(self, height: int, width: int) -> int:
+        """Low-resolution rows that are computed at once for an image of this size, margins included."""
+        return max(teacher_strip(height, width, self._dtype.itemsize, self._budget), 4 * _BLOCK_HALO)
 
     @staticmethod
     def _through(run: Callable, x: jax.Array, halo: int, rows: int, scale: int = 1) -> jax.Array:

@@ -72,7 +72,7 @@ def small_teacher():
 def test_strips_give_exactly_the_untiled_teacher(small_teacher):
     network, variables = small_teacher
     lr = RNG.random((149, 21, 3)).astype(np.float32)
-    tiled = FrameTeacher(variables, strip_rows=60)
+    tiled = FrameTeacher(variables, max_memory=1)  # strips of 60 rows, the lowest
     raw = tiled(lr, consistent=False)
     whole = np.clip(network.apply(variables, lr[None])[0], 0, 1)
     assert raw.shape == (596, 84, 3)
@@ -86,9 +86,7 @@ def test_strips_give_exactly_the_untiled_teacher(small_teacher):
 def test_strips_grow_with_the_memory():
     variables = {"params": {"conv_first": {"kernel": np.zeros((3, 3, 3, 64), np.float32)}}}
     variables["params"]["body_0"] = {"rdb1": {"conv1": {"kernel": np.zeros((3, 3, 64, 32), np.float32)}}}
-    rows = [
-        FrameTeacher(variables, max_memory=size << 20).rows_at_once(1024, 1280) for size in (1, 1850, 9999)
-    ]
+    rows = [FrameTeacher(variables, max_memory=size << 20).strip_rows(1024, 1280) for size in (1, 1850, 9999)]
     assert rows == [60, 96, 160]  # the least that the margins allow, what fits, the most that pays
 
 

@@ -69,10 +69,8 @@ def test_what_may_change_on_resume():
     config.data.crop = 64
     assert changed_on_resume(config, saved) == ["data.crop: 48 -> 64"]
     config.data.crop, config.seed = 48, 1
-    del (
-        saved["seed"],
-        saved["eval.perceptual"],
-    )  # options that the run's version did not have: they had their defaults
+    # Options that the run's version did not have: they had their defaults.
+    del saved["seed"], saved["eval.perceptual"]
     assert changed_on_resume(config, saved) == ["seed: 0 -> 1"]
 
 

@@ -21,7 +21,6 @@ _FUSION_CPU_STRIP, _SR_CPU_STRIP = 10_240, 20_480
 # Images whose stage 2 takes no more than this run whole on a CPU too: no rows are computed past the image's end.
 _CPU_WHOLE = 256 << 20
 
-
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
