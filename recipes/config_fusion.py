@@ -1,13 +1,13 @@
-"""The second leg of the fusion weights `open`; starts from the first: `--config.init.fusion`."""
+"""The second leg of the fusion weights `open`; starts from the wired first: `--config.init.fusion`."""
 
 from esr_lefuse_jax.config import default_config
 
 
 def get_config():
-    """2000 steps of one window of 128 pixels."""
+    """2400 steps of one window of 128 pixels."""
     config = default_config("fusion")
-    config.seed = 8
-    config.steps = 2000
+    config.seed = 9
+    config.steps = 2400
     config.batch_size = 1
     config.data.crop = 128
     config.model.freeze_batch_norm = True

@@ -3,7 +3,7 @@
 The enhanced luminance E is made from the picture that the network sees, in its exposure, so that it is a function of
 the input; only where a picture is darkened with lamps and noise, or rendered, is it made from the well-lit one. It
 differs from `esr_lefuse_jax.data.targets` in that it has a share of CLAHE, and in that day pictures are enhanced too;
-the merged target is the maximum of E and infrared with a little more contrast.
+the merged target is the maximum of E and infrared, each with a little more contrast.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,11 @@ from esr_lefuse_jax.data.darken import WELL_LIT, darken
 from esr_lefuse_jax.images import read_infrared, read_visible
 from esr_lefuse_jax.synthetic import render_night_pair
 
-EQUALISED, RETINEX, CLAHE = 0.45, 0.10, 0.45
-CLEANED = 0.75  # share of the deblocked picture
+EQUALISED, RETINEX, CLAHE = 0.42, 0.18, 0.40
+CLEANED = 0.65  # share of the deblocked picture
 LEAST = 0.6  # enhancement of pictures that are bright already
-SLOPE, OFFSET = 1.15, 0.1  # of the merged target, in logits
+SLOPE, OFFSET = 1.15, 0.1  # of the logit of E, for contrast
+FLOOR, GAIN = -2.6, 5.4  # logit that stands for infrared level 0, and what it gains up to level 1
 RENDERED = 24
 NATIVE = 0.25  # share of windows near the native scale; the others show .45 of the short side or more
 HELD_OUT = "0114_1609"  # this clip is for validation
@@ -50,10 +51,15 @@ def enhance(y: np.ndarray) -> np.ndarray:
     return np.clip(y + max(tone.amount, LEAST) * (mixed - y), 0, 1).astype(np.float32)
 
 
+def logits(enhanced: np.ndarray) -> np.ndarray:
+    """The enhanced luminance as logits, with a little more contrast."""
+    enhanced = np.clip(enhanced, 1e-2, 1 - 1e-2)
+    return SLOPE * np.log(enhanced / (1 - enhanced)) + OFFSET
+
+
 def merge(enhanced: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """The merged target of a picture or window, float32 (H, W) in [0, 1]."""
-    merged = np.clip(np.maximum(enhanced, infrared), 1e-3, 1 - 1e-3)
-    logit = SLOPE * np.log(merged / (1 - merged)) + OFFSET
+    logit = np.maximum(logits(enhanced), FLOOR + GAIN * infrared)
     return (1 / (1 + np.exp(-logit))).astype(np.float32)
 
 
@@ -123,8 +129,9 @@ def window(picture: Picture, side: int, rng: np.random.Generator) -> dict[str, n
     y, infrared, enhanced = planes[:, :, ::-1] if rng.random() < 0.5 else planes
     # Thermal cameras differ in gain and offset; LLVIP's pictures are brighter than M3SVD's.
     infrared = infrared ** np.exp(rng.uniform(-0.9, 0.25)) * rng.uniform(0.8, 1.2) + rng.uniform(-0.03, 0.06)
-    if rng.random() < 0.5:
-        y = _with_noise_and_blocks(y, rng)
+    darkness = np.clip((0.4 - y.mean()) / 0.25, 0, 1)  # by day sensors are quiet, and grain is picture
+    if rng.random() < 0.25 + 0.35 * darkness:
+        y = _with_noise_and_blocks(y, 0.01 + 0.02 * darkness, rng)
     y, infrared = (_levels(plane).astype(np.float32) / 255 for plane in (y, infrared))
     return example(y, infrared, enhanced)
 
@@ -136,8 +143,8 @@ def example(y: np.ndarray, infrared: np.ndarray, enhanced: np.ndarray) -> dict[s
     return planes | {"visible": np.repeat(np.ascontiguousarray(y[..., None], np.float32), 3, axis=-1)}
 
 
-def _with_noise_and_blocks(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    y = np.clip(y + rng.normal(0, rng.uniform(0, 0.02), y.shape), 0, 1).astype(np.float32)
+def _with_noise_and_blocks(y: np.ndarray, most: float, rng: np.random.Generator) -> np.ndarray:
+    y = np.clip(y + rng.normal(0, rng.uniform(0, most), y.shape), 0, 1).astype(np.float32)
     if rng.random() < 0.7:
         quality, coarse = int(rng.integers(25, 85)), rng.random() < 0.6
         half = (y.shape[1] // 2, y.shape[0] // 2)

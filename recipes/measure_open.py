@@ -1,8 +1,9 @@
-"""Measures the weights that come with the package, as in their model card: `python recipes/measure_open.py DATA`.
+"""Measures the weights that come with the package, as in their model card: `python recipes/measure_open.py DATA OUT`.
 
-DATA holds `llvip/train`, `llvip/test`, `m3fd`, `m3svd` and `video`, each with `ir/` and `vi/`; the last holds `.mp4`
-files. LPIPS must have been imported (`esr-lefuse eval --import_lpips`). `--only fusion`, `video`, `enlargement` or
-`fused` measures a part.
+DATA holds `llvip/train`, `llvip/test`, `m3fd`, `m3svd` and `video`, each with `ir/` and `vi/`, the last with `.mp4`
+files, and `llvip/original_fused_lr` with the original's picture of 010001. OUT takes the pictures and, for every set, the
+tables of `launch/eval.py` (`tables/`). LPIPS must have been imported (`esr-lefuse eval --import_lpips`). `--only fusion`,
+`video`, `enlargement` or `fused` measures a part.
 """
 
 import argparse
@@ -10,40 +11,42 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from sr_open_data import HELD_OUT, read, skimage_picture
 
+from esr_lefuse_jax import cli
 from esr_lefuse_jax.baselines import fuse
-from esr_lefuse_jax.evaluation.lpips import lpips
 from esr_lefuse_jax.inference.pipeline import Pipeline, load
-from esr_lefuse_jax.metrics import bicubic_up, box_down, fusion_metrics, psnr
+from esr_lefuse_jax.metrics import box_down
 
-NAMES = ("en", "sd", "mi", "scd", "vif_fusion", "qabf", "ssim_fusion", "niqe")
-PAIRS = {"llvip/train": "010001.jpg", "llvip/test": "*.jpg", "m3fd": "*.png"}
+FUSION_METRICS = ("en", "sd", "mi", "scd", "vif_fusion", "qabf", "ssim_fusion", "niqe")
 FRAMES = 24  # of each video
 ENLARGED = ("190001.jpg", "200003.jpg", "200006.jpg")
 SIDE, FUSED_SIDE = 640, 320
 
 
-def measure_fusion(pipeline: Pipeline, data: Path) -> None:
-    """Prints means over each set, of the network and of max(CLAHE(Y), IR)."""
-    for name, pattern in PAIRS.items():
-        rows = []
-        for path in sorted((data / name / "vi").glob(pattern)):
-            visible, infrared = read(path), read(data / name / "ir" / path.name)[..., 0]
-            results = (levels(pipeline.fuse(visible, infrared)), fuse("clahe_max", visible, infrared))
-            rows.append([list(fusion_metrics(r, infrared, visible, NAMES).values()) for r in results])
-            print(name, path.stem, *(f"{value:.3f}" for value in rows[-1][0]), flush=True)
-        for method, values in zip(
-            ("fusion_open", "clahe_max"), np.mean(np.array(rows, float), axis=0), strict=True
-        ):
-            print(name, method, *(f"{k} {v:.3f}" for k, v in zip(NAMES, values, strict=True)), flush=True)
+def measure_fusion(args: argparse.Namespace) -> None:
+    """Whole sets beside max(CLAHE(Y), IR), and 010001 beside the original."""
+    weights = ["--fusion_ckpt", args.fusion_ckpt] if args.fusion_ckpt else []
+    for name in ("llvip/test", "m3fd"):
+        data, out = args.data / name, args.out / name
+        sources = ["--ir_dir", data / "ir", "--vis_dir", data / "vi"]
+        command("infer", *sources, "--fusion_only", "--out_dir", out / "open", *weights)
+        evaluate(out, *sources, "--baselines", "clahe_max", "--metrics", *FUSION_METRICS)
+    data, out = args.data / "llvip/train", args.out / "llvip/010001"
+    pair = ["--ir", data / "ir/010001.jpg", "--vis", data / "vi/010001.jpg"]
+    command("infer", *pair, "--fusion_only", "--out_dir", out / "open", *weights)
+    original = f"original={args.data / 'llvip/original_fused_lr'}"
+    sources = ["--ir_dir", data / "ir", "--vis_dir", data / "vi"]
+    evaluate(out, *sources, "--compare", original, "--metrics", *FUSION_METRICS)
 
 
-def measure_flicker(pipeline: Pipeline, data: Path) -> None:
+def measure_flicker(args: argparse.Namespace) -> None:
     """Prints how far mean luminance moves from frame to frame, of the network and of max(Y, IR), in grey levels."""
-    for path in sorted((data / "video" / "vi").glob("*.mp4")):
+    pipeline = load(args.fusion_ckpt)
+    for path in sorted((args.data / "video" / "vi").glob("*.mp4")):
         means = []
-        streams = [cv2.VideoCapture(str(data / "video" / kind / path.name)) for kind in ("vi", "ir")]
+        streams = [cv2.VideoCapture(str(args.data / "video" / kind / path.name)) for kind in ("vi", "ir")]
         for _ in range(FRAMES):
             (found, visible), (found_too, infrared) = (stream.read() for stream in streams)
             if not found or not found_too:
@@ -52,43 +55,59 @@ def measure_flicker(pipeline: Pipeline, data: Path) -> None:
             pictures = (levels(pipeline.fuse(visible, infrared)), fuse("max", visible, infrared))
             means.append([float((picture @ np.array([0.299, 0.587, 0.114])).mean()) for picture in pictures])
         moved = np.abs(np.diff(np.array(means), axis=0)).mean(axis=0)
-        print(
-            f"{path.stem}: {len(means)} frames, fusion_open {moved[0]:.3f}, max(Y, IR) {moved[1]:.3f}",
-            flush=True,
-        )
+        print(f"{path.stem}: {len(means)} frames, open {moved[0]:.3f}, max(Y, IR) {moved[1]:.3f}", flush=True)
 
 
-def measure_fused(pipeline: Pipeline, data: Path) -> None:
-    """Prints how the enlargement of fused night pictures agrees with its input and with bicubic enlargement."""
-    rows = []
+def measure_fused(args: argparse.Namespace) -> None:
+    """How the enlargement of fused night pictures agrees with its input and with bicubic enlargement."""
+    pipeline, out = load(args.fusion_ckpt, args.sr_ckpt), args.out / "fused"
     for file in ENLARGED:
-        visible, infrared = (read(data / "llvip/test" / kind / file) for kind in ("vi", "ir"))
+        visible, infrared = (read(args.data / "llvip/test" / kind / file) for kind in ("vi", "ir"))
         lr = centre(levels(pipeline.fuse(visible, infrared[..., 0])), FUSED_SIDE)
-        enlarged = levels(pipeline.enlarge(lr))
-        rows.append((psnr(lr, box_down(enlarged, 4)), psnr(enlarged, bicubic_up(lr, 4, rounded=True))))
-    consistency, beside_bicubic = np.mean(rows, axis=0)
-    print(
-        f"fused llvip/test lr_consistency {consistency:.2f} psnr_vs_bicubic {beside_bicubic:.2f}", flush=True
-    )
+        enlarge(pipeline, lr, out, Path(file).stem)
+    evaluate(out, "--lr_dir", out / "lr", "--gt_baseline", "bicubic4x", "--metrics", "psnr", "lr_consistency")
 
 
-def measure_enlargement(pipeline: Pipeline, data: Path) -> None:
-    """Prints means over held-out photographs and over LLVIP, of the network and of bicubic enlargement."""
-    frames = sorted((data / "m3svd" / "vi").glob(f"{HELD_OUT}*.jpg"))[::7]
+def measure_enlargement(args: argparse.Namespace) -> None:
+    """True x4 on held-out photographs and on LLVIP, beside bicubic enlargement."""
+    pipeline = load(args.fusion_ckpt, args.sr_ckpt)
+    frames = sorted((args.data / "m3svd" / "vi").glob(f"{HELD_OUT}*.jpg"))[::7]
+    photographs = {name: skimage_picture(f"{name}.png") for name in ("coffee", "chelsea")}
     sets = {
-        "photographs": [skimage_picture("coffee.png"), skimage_picture("chelsea.png"), *map(read, frames)],
-        "llvip/test": [read(data / "llvip/test/vi" / file) for file in ENLARGED],
+        "photographs": photographs | {path.stem: read(path) for path in frames},
+        "llvip_x4": {Path(file).stem: read(args.data / "llvip/test/vi" / file) for file in ENLARGED},
     }
     for name, pictures in sets.items():
-        rows = []
-        for picture in pictures:
+        out = args.out / name
+        for stem, picture in pictures.items():
             hr = centre(picture)
-            lr = np.rint(box_down(hr, 4)).astype(np.uint8)
-            ours, plain = levels(pipeline.enlarge(lr)), bicubic_up(lr, 4, rounded=True)
-            fidelity = psnr(hr, ours), psnr(hr, plain), lpips(hr, ours), lpips(hr, plain)
-            rows.append((*fidelity, psnr(lr, box_down(ours, 4))))
-        titles = ("psnr", "psnr_bicubic", "lpips", "lpips_bicubic", "lr_consistency")
-        print(name, *(f"{k} {v:.4f}" for k, v in zip(titles, np.mean(rows, axis=0), strict=True)), flush=True)
+            write(out / "gt" / f"{stem}.png", hr)
+            enlarge(pipeline, np.rint(box_down(hr, 4)).astype(np.uint8), out, stem)
+        truth = ["--lr_dir", out / "lr", "--gt_baseline", "gt", out / "gt", "--baselines", "bicubic"]
+        evaluate(out, *truth, "--metrics", "psnr", "ssim", "lpips", "lr_consistency")
+
+
+def enlarge(pipeline: Pipeline, lr: np.ndarray, out: Path, stem: str) -> None:
+    """Writes a small picture and its enlargement."""
+    write(out / "lr" / f"{stem}.png", lr)
+    write(out / "open" / f"{stem}.png", levels(pipeline.enlarge(lr)))
+
+
+def evaluate(out: Path, *flags: object) -> None:
+    """`launch/eval.py` on the pictures of a set."""
+    command("eval", "--pred_dir", out / "open", *flags, "--out_dir", out / "tables", "--quiet")
+
+
+def command(*words: object) -> None:
+    """Runs an `esr-lefuse` command; stops when it fails."""
+    if cli.main([str(word) for word in words]):
+        raise SystemExit(f"measure_open: {words[0]} failed")
+
+
+def write(path: Path, picture: np.ndarray) -> None:
+    """Writes a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
 
 
 def centre(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
@@ -117,13 +136,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
     parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--fusion_ckpt", help="other fusion weights than the package's")
+    parser.add_argument("--sr_ckpt", help="other super-resolution weights than the package's")
     args = parser.parse_args()
-    pipeline = load(args.fusion_ckpt)
     for name, measure in PARTS.items():
         if not args.only or name in args.only:
-            measure(pipeline, args.data)
+            measure(args)
 
 
 if __name__ == "__main__":

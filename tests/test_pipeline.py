@@ -11,10 +11,13 @@ import pytest
 import esr_lefuse_jax
 from esr_lefuse_jax.errors import CheckpointError, ConfigError, ImageError, OutputError
 from esr_lefuse_jax.image_writing import quantise
+from esr_lefuse_jax.inference import compilation_cache
 from esr_lefuse_jax.inference.canvas import Canvases
 from esr_lefuse_jax.inference.memory import Plan, plan_enlargement, plan_fusion
 from esr_lefuse_jax.inference.pipeline import Pipeline
 from esr_lefuse_jax.weights import save_orbax, save_pth, save_safetensors
+
+LIMITS = ("compile_time_secs", "entry_size_bytes")
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,30 @@ def test_load_refuses_another_scale_and_swapped_files(tmp_path):
         esr_lefuse_jax.load(tmp_path / "f.safetensors", tmp_path / "s.safetensors", scale=2)
     with pytest.raises(CheckpointError, match=r"s\.safetensors"):
         esr_lefuse_jax.load(tmp_path / "s.safetensors", tmp_path / "f.safetensors")
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_cache_keeps_small_programs_too(monkeypatch, tmp_path, chosen):
+    """In the package's own folder and in one that the user told JAX of; a limit that the user set stays."""
+    names = ("jax_compilation_cache_dir", *(f"jax_persistent_cache_min_{n}" for n in LIMITS))
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    try:
+        for name, value in zip(names, (str(tmp_path) if chosen else None, 0.5, 77), strict=True):
+            jax.config.update(name, value)
+        folder = compilation_cache.enable()
+        assert folder == (tmp_path if chosen else tmp_path / "home" / "esr_lefuse_jax" / "xla")
+        assert jax.config.jax_compilation_cache_dir == str(folder)
+        assert jax.config.jax_persistent_cache_min_entry_size_bytes == -1
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.5
+        monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+        compilation_cache.enable()
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_canvases_balance_padding_and_compilation():

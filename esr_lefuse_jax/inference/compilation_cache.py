@@ -15,6 +15,11 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Path | None:
     Returns:
         The folder, or None when it cannot be written to: then every process compiles for itself.
     """
+    # Every program of a folder run counts: dozens of small ones make up its start. A limit set by the user stays.
+    for option, limit in (("min_compile_time_secs", 0.0), ("min_entry_size_bytes", -1)):
+        name = f"jax_persistent_cache_{option}"
+        if name.upper() not in os.environ:
+            jax.config.update(name, limit)
     chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
     if chosen:
         return Path(chosen)
@@ -25,7 +30,4 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Path | None:
     except OSError:
         return None
     jax.config.update("jax_compilation_cache_dir", str(path))
-    # Every program of a folder run counts: dozens of small ones make up its start.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return path

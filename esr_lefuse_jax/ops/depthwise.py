@@ -46,16 +46,34 @@ def pad_for(x: jax.Array, kernel_shape: tuple[int, ...]) -> jax.Array:
 
 def shifted_sum(padded: jax.Array, kernel: jax.Array) -> jax.Array:
     """The valid depthwise convolution of an already padded input, as a sum of shifted products."""
-    kh, kw = kernel.shape[:2]
-    h, w = padded.shape[1] - kh + 1, padded.shape[2] - kw + 1
+    kh, kw, _, channels = kernel.shape
+    height = padded.shape[1] - kh + 1
     wide = jnp.promote_types(padded.dtype, jnp.float32)
+    kernel = kernel.reshape(kh, kw, channels).astype(wide)
     total = None
     for dy in range(kh):
-        for dx in range(kw):
-            tap = padded[:, dy : dy + h, dx : dx + w].astype(wide) * kernel[dy, dx, 0].astype(wide)
-            total = tap if total is None else total + tap
+        rows = jax.lax.slice_in_dim(padded, dy, dy + height, axis=1)
+        part = _sum_along_rows(rows, jax.lax.index_in_dim(kernel, dy, keepdims=False))
+        total = part if total is None else jax.lax.add(total, part)
     assert total is not None
     return total.astype(padded.dtype)
+
+
+# Compiled away, but traced and lowered once for all rows of all kernels: a program's start is mostly tracing, and jax's
+# primitives are traced several times faster than the array syntax.
+@jax.jit
+def _sum_along_rows(x: jax.Array, taps: jax.Array) -> jax.Array:
+    """The valid convolution of every row of (N, H, W, C) with (kw, C), in the type of the taps."""
+    n, height, width, channels = x.shape
+    width = width - len(taps) + 1
+    total = None
+    for dx in range(len(taps)):
+        window = jax.lax.slice_in_dim(x, dx, dx + width, axis=2).astype(taps.dtype)
+        weight = jax.lax.slice_in_dim(taps, dx, dx + 1)
+        product = jax.lax.mul(window, jax.lax.broadcast_in_dim(weight, (n, height, width, channels), (0, 3)))
+        total = product if total is None else jax.lax.add(total, product)
+    assert total is not None
+    return total
 
 
 def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
