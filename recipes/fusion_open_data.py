@@ -101,7 +101,7 @@ def pictures(m3svd: Path) -> dict[str, dict[str, Picture]]:
                 dark = _levels(targets.luminance(darken(visible, rng)))
                 found["darkened"][f"{path.stem}_{copy}"] = Picture(dark, infrared, enhanced)
     for seed in range(RENDERED):
-        pair = render_night_pair(256, 320, seed=seed)
+        pair = render_night_pair(256, 320, seed=seed, noise=1.0)
         y, enhanced = targets.luminance(pair.visible), enhance(targets.luminance(pair.clean))
         found["rendered"][str(seed)] = Picture(_levels(y), _levels(pair.infrared), _levels(enhanced))
     return found

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from fusion_open_data import FLOOR, GAIN, Picture, logits, window
 
-from esr_lefuse_jax.inference.fast_fusion import gelu
+from esr_lefuse_jax.inference import fast_fusion
 from esr_lefuse_jax.models.fusion import FusionUNet
 from esr_lefuse_jax.models.layers import LEAKY_SLOPE
 
@@ -24,6 +24,12 @@ from esr_lefuse_jax.models.layers import LEAKY_SLOPE
 ENCODER, DECODER, ENHANCED = 15, 16, 1
 BLOCKS = {"blk1": ENCODER, "upblk3": DECODER, "upblk4_0": DECODER, "upblk4_1": DECODER}
 CLOSED = -30.0  # a logit whose sigmoid is zero
+# Gates that an ablation holds: either path closed, or, without recalibration, both half open whatever the picture.
+PATHS = {
+    "recalibration": (("se_conv3", 0.0), ("se_conv4", 0.0)),
+    "global": (("se_conv3", CLOSED),),
+    "local": (("se_conv4", CLOSED),),
+}
 FEATURES = 32
 SIDE = 128
 
@@ -32,6 +38,11 @@ Entry = tuple[str, Any, Any]
 
 def entries() -> list[Entry]:
     """What is set by hand: path of a parameter, index into it, and values."""
+    return [*_carrier(), *_maximum()]
+
+
+def _carrier() -> list[Entry]:
+    """The channel that carries the infrared level."""
     found: list[Entry] = []
     for block, channel in BLOCKS.items():
         path = f"{block}/local_path"
@@ -48,29 +59,74 @@ def entries() -> list[Entry]:
     passed = np.zeros((3, 3, 2 * FEATURES), np.float32)
     passed[1, 1, FEATURES + ENCODER] = 1  # the decoder's own channels come first
     found += [("emb1/kernel", np.s_[..., ENCODER], level), ("emb1/bias", ENCODER, -1.0)]
-    found += [("conv_3_3/kernel", np.s_[..., DECODER], passed), ("conv_3_3/bias", DECODER, 0.0)]
+    return [*found, ("conv_3_3/kernel", np.s_[..., DECODER], passed), ("conv_3_3/bias", DECODER, 0.0)]
 
+
+def _maximum(slope: float = 1.0, offset: float = 0.0) -> list[Entry]:
+    """The last two convolutions: the larger of slope * enhanced + offset and the infrared's logit."""
     units, last = np.zeros((3, 3, FEATURES, 16), np.float32), np.zeros((3, 3, 16, 1), np.float32)
     bias = np.zeros(16, np.float32)
-    for unit, sign in ((0, 1), (1, -1), (2, 1), (3, -1)):
-        units[1, 1, ENHANCED, unit] = sign if unit < 2 else -sign
-        if unit >= 2:
-            units[1, 1, DECODER, unit] = sign * GAIN / 2
-            bias[unit] = sign * (FLOOR + GAIN / 2)
+    for unit, sign in ((0, 1), (1, -1)):
+        units[1, 1, ENHANCED, unit], bias[unit] = sign * slope, sign * offset
+    for unit, sign in ((2, 1), (3, -1)):
+        units[1, 1, DECODER, unit], units[1, 1, ENHANCED, unit] = sign * GAIN / 2, -sign * slope
+        bias[unit] = sign * (FLOOR + GAIN / 2 - offset)
     # leaky(a) - leaky(-a) = (1 + s) a, and leaky(a) + s leaky(-a) = (1 - s^2) relu(a).
     straight, rectified = 1 + LEAKY_SLOPE, 1 - LEAKY_SLOPE**2
     last[1, 1, :4, 0] = (1 / straight, -1 / straight, 1 / rectified, LEAKY_SLOPE / rectified)
-    found += [("dec_0/kernel", ..., units), ("dec_0/bias", ..., bias)]
-    found += [("dec_2/kernel", ..., last), ("dec_2/bias", ..., 0.0)]
-    return found
+    found: list[Entry] = [("dec_0/kernel", ..., units), ("dec_0/bias", ..., bias)]
+    return [*found, ("dec_2/kernel", ..., last), ("dec_2/bias", ..., 0.0)]
 
 
-def trained(params: Any) -> Any:
+def with_contrast(variables: Any, slope: float, offset: float) -> dict[str, Any]:
+    """Wired variables whose enhanced picture has another contrast and brightness; the infrared stays as it is.
+
+    The L1 distance prefers the median of what may be, so a trained network is a little paler than its targets.
+    """
+    params = {name: np.array(leaf) for name, leaf in _flat(variables["params"]).items()}
+    for name, index, value in _maximum(slope, offset):
+        params[name][index] = value
+    return _tree(params, _flat(variables["batch_stats"]))
+
+
+def entries_without(path: str) -> list[Entry]:
+    """What is set by hand where a path of `PATHS` is switched off in all modules."""
+    found: list[Entry] = []
+    for block in fast_fusion.BLOCKS:
+        for gate, logit in PATHS[path]:
+            name = f"{block}/recalibration/{gate}"
+            found += [(f"{name}/kernel", ..., 0.0), (f"{name}/bias", ..., logit)]
+    return [*found, *entries()]
+
+
+def fixed_in(variables: Any) -> list[Entry]:
+    """The entries that were set by hand in given variables."""
+    params = _flat(variables["params"])
+    off = [path for path in PATHS if _holds(params, entries_without(path))]
+    return [entry for path in off for entry in entries_without(path)] or entries()
+
+
+def _holds(params: dict[str, Any], wanted: list[Entry]) -> bool:
+    changed = {name: np.array(leaf) for name, leaf in params.items()}
+    for name, index, value in wanted:
+        changed[name][index] = value
+    return all(np.array_equal(leaf, changed[name]) for name, leaf in params.items())
+
+
+def trained(params: Any, fixed: list[Entry]) -> Any:
     """Ones for the entries of a parameter tree that are trained, zeros for those set by hand."""
     flat = {name: np.ones(np.shape(leaf), np.float32) for name, leaf in _flat(params).items()}
-    for name, index, _ in entries():
+    for name, index, _ in fixed:
         flat[name][index] = 0
     return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def without(variables: Any, path: str) -> dict[str, Any]:
+    """Wired variables with a path of `PATHS` switched off, for an ablation."""
+    params = {name: np.array(leaf) for name, leaf in _flat(variables["params"]).items()}
+    for name, index, value in entries_without(path):
+        params[name][index] = value
+    return _tree(params, _flat(variables["batch_stats"]))
 
 
 def wire(variables: Any, pictures: Iterable[Picture]) -> dict[str, Any]:
@@ -128,7 +184,7 @@ def _captured(variables: Any, y: jax.Array, infrared: jax.Array) -> tuple[jax.Ar
     found = state["intermediates"]
     given = found["upblk4_0"]["__call__"][0]
     gate, value = jnp.split(found["upblk4_1"]["global_path"]["ffn"]["dwconv"]["__call__"][0], 2, axis=-1)
-    return given, gelu(gate) * value
+    return given, fast_fusion.gelu(gate) * value
 
 
 def _features(variables: Any, example: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

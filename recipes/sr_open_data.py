@@ -1,8 +1,9 @@
-"""Windows for the super-resolution weights `open`: M3SVD frames and free pictures of scikit-image."""
+"""Windows for the super-resolution weights `open`: M3SVD frames and free pictures that come with Python packages."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import skimage
 from ml_collections import ConfigDict
@@ -13,14 +14,16 @@ from esr_lefuse_jax.metrics import box_down
 HELD_OUT = "0114_1609"  # this clip, coffee.png and chelsea.png are for validation
 # CC0 or public domain; the numbers are how often one is drawn, against 1 for a frame.
 FREE_PICTURES = {
-    "astronaut.png": 4.0,
-    "rocket.jpg": 4.0,
-    "brick.png": 1.5,
-    "gravel.png": 1.5,
-    "grass.png": 1.5,
-    "hubble_deep_field.jpg": 1.5,
-    "camera.png": 1.5,
+    "astronaut.png": 8.0,
+    "rocket.jpg": 8.0,
+    "brick.png": 3.0,
+    "gravel.png": 3.0,
+    "grass.png": 3.0,
+    "hubble_deep_field.jpg": 3.0,
+    "camera.png": 3.0,
 }
+PORTRAIT, PORTRAIT_SHARE = "mpl-data/sample_data/grace_hopper.jpg", 6.0  # of matplotlib; public domain
+REDUCED = 0.4  # share of windows from a picture made smaller, and thereby sharper
 BOX = 0.65  # share reduced by box means, as the evaluation does; the rest bicubic with antialiasing
 DIM = 0.3  # share of dimmed windows
 
@@ -39,7 +42,7 @@ def skimage_picture(name: str) -> np.ndarray:
 def reduce(hr: np.ndarray, scale: int, box: bool) -> np.ndarray:
     """The input that belongs to a reference, both float32 in [0, 1], at 256 levels."""
     if box:
-        lr = box_down(hr, scale)
+        lr = box_down(hr * 255, scale) / 255
     else:
         size = (hr.shape[1] // scale, hr.shape[0] // scale)
         lr = (
@@ -61,9 +64,10 @@ class SuperResolutionData:
         """Reads M3SVD from `config.data.train`."""
         self.config = config
         files = sorted((Path(config.data.train) / "vi").glob("*.jpg"))
-        kept = [f for f in files if not f.name.startswith(HELD_OUT) and int(f.stem[-4:]) % 2 == 0]
+        kept = [f for f in files if not f.name.startswith(HELD_OUT)]
         self.pictures = [read(f) for f in kept] + [skimage_picture(name) for name in FREE_PICTURES]
-        weights = np.array([1.0] * len(kept) + list(FREE_PICTURES.values()))
+        self.pictures.append(read(Path(matplotlib.get_data_path()).parent / PORTRAIT))
+        weights = np.array([1.0] * len(kept) + [*FREE_PICTURES.values(), PORTRAIT_SHARE])
         self.shares = weights / weights.sum()
         self.examples = 20 * len(self.pictures)
         self.fingerprint = f"sr-open-{len(self.pictures)}"
@@ -85,13 +89,19 @@ class SuperResolutionData:
         scale = self.config.model.scale
         side = self.config.data.crop * scale
         picture = self.pictures[rng.choice(len(self.shares), p=self.shares)]
+        cut = side
+        if rng.random() < REDUCED:
+            cut = min(round(side * rng.uniform(1.3, 2.2)), *picture.shape[:2])
         places = []
         for _ in range(2):
-            top, left = (int(rng.integers(length - side + 1)) for length in picture.shape[:2])
-            window = picture[top : top + side, left : left + side]
+            top, left = (int(rng.integers(length - cut + 1)) for length in picture.shape[:2])
+            window = picture[top : top + cut, left : left + cut]
             places.append((np.abs(np.diff(window[..., 1].astype(np.float32), axis=0)).mean(), window))
         # The livelier of two places: sky teaches little.
-        hr = max(places, key=lambda place: place[0])[1].astype(np.float32) / 255
+        hr = max(places, key=lambda place: place[0])[1]
+        if cut > side:
+            hr = np.asarray(Image.fromarray(hr).resize((side, side), Image.Resampling.BOX))
+        hr = hr.astype(np.float32) / 255
         hr = np.rot90(hr, int(rng.integers(4)))
         hr = hr[:, ::-1] if rng.random() < 0.5 else hr
         if rng.random() < DIM:

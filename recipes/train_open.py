@@ -5,9 +5,18 @@ objectives and the options are the package's own, only the windows are those of 
 fusion network, the maximum is wired into it; what is wired stays as it is in the second leg, which starts from weights:
 
     python recipes/train_open.py wire M3SVD RUN/best.safetensors WIRED.safetensors
+
+Afterwards slope and offset (in logits) give the enhanced picture, and not the infrared, its final contrast:
+
+    python recipes/train_open.py contrast RUN/best.safetensors FUSION.safetensors 1.2 0.1
+
+For an ablation, `recalibration`, `global` or `local` is switched off in wired weights and stays off in a leg from them:
+
+    python recipes/train_open.py without recalibration WIRED.safetensors START.safetensors
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from fusion_open_data import HELD_OUT, FusionData, pictures
-from fusion_open_merge import trained, wire
+from fusion_open_merge import Entry, fixed_in, trained, wire, with_contrast, without
 from ml_collections import ConfigDict
 from sr_open_data import SuperResolutionData
 
@@ -31,17 +40,22 @@ from esr_lefuse_jax.training.optimizer import make_optimizer
 def open_windows(config: ConfigDict) -> Iterator[FusionData | SuperResolutionData]:
     """The data of a run, in place of `inputs.open_data`."""
     if config.stage == "fusion" and config.init.fusion:
-        loop.make_optimizer = make_optimizer_of_the_rest
+        fixed = fixed_in(weights.load_weights(config.init.fusion, "fusion").variables)
+        loop.make_optimizer = functools.partial(make_optimizer_of_the_rest, fixed)
     yield FusionData(config) if config.stage == "fusion" else SuperResolutionData(config)
 
 
-def make_optimizer_of_the_rest(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
+def make_optimizer_of_the_rest(
+    fixed: list[Entry], config: ConfigDict, total_steps: int
+) -> optax.GradientTransformation:
     """As `make_optimizer`, for all that `fusion_open_merge` does not set by hand."""
 
-    def without_wired(gradients: Any, _: Any) -> Any:
-        return {"fusion": jax.tree.map(jnp.multiply, gradients["fusion"], trained(gradients["fusion"]))}
+    def of_the_rest(gradients: Any, _: Any) -> Any:
+        return {
+            "fusion": jax.tree.map(jnp.multiply, gradients["fusion"], trained(gradients["fusion"], fixed))
+        }
 
-    return optax.chain(optax.stateless(without_wired), make_optimizer(config, total_steps))
+    return optax.chain(optax.stateless(of_the_rest), make_optimizer(config, total_steps))
 
 
 def wire_file(m3svd: str, source: str, path: str) -> None:
@@ -56,10 +70,23 @@ def wire_file(m3svd: str, source: str, path: str) -> None:
     weights.save_safetensors(path, "fusion", wire(weights.load_weights(source, "fusion").variables, kept), {})
 
 
+def set_contrast(source: str, path: str, slope: str, offset: str) -> None:
+    """Writes wired fusion weights of another contrast."""
+    variables = weights.load_weights(source, "fusion").variables
+    weights.save_safetensors(path, "fusion", with_contrast(variables, float(slope), float(offset)), {})
+
+
+def switch_off(path: str, source: str, target: str) -> None:
+    """Writes wired fusion weights without a path."""
+    variables = weights.load_weights(source, "fusion").variables
+    weights.save_safetensors(target, "fusion", without(variables, path), {})
+
+
 def main(arguments: list[str]) -> int:
-    """Wires, or trains."""
-    if arguments[:1] == ["wire"]:
-        wire_file(*arguments[1:])
+    """Changes weights, or trains."""
+    tools = {"wire": wire_file, "contrast": set_contrast, "without": switch_off}
+    if arguments and arguments[0] in tools:
+        tools[arguments[0]](*arguments[1:])
         return 0
     inputs.open_data = open_windows
     return train.main(arguments)

@@ -46,3 +46,15 @@ def test_night_is_brightened_and_warm_people_stay_bright():
     assert fused.mean() > 1.5 * dark.mean()
     warm = pair.infrared > np.quantile(pair.infrared, 0.99)
     assert fused[warm].mean() > fused.mean()
+
+
+def test_hot_targets_keep_every_level():
+    """The maximum is wired into these weights (`recipes/fusion_open_merge.py`): what the infrared shows is not guessed."""
+    visible = np.full((64, 96, 3), 0.04, np.float32)
+    visible[40:] = 0.10
+    infrared = np.full((64, 96), 0.1, np.float32)
+    infrared[16:32, 16:80] = np.linspace(0.85, 1, 64, dtype=np.float32)
+    fused = load(fusion_only=True, gray=True).fuse(visible, infrared)[..., 0]
+    seen = 1 / (1 + np.exp(2.6 - 5.4 * infrared[16:32, 16:80]))
+    np.testing.assert_allclose(fused[16:32, 16:80], seen, atol=2e-3)
+    assert fused[:8].max() < 0.7
