@@ -62,7 +62,7 @@ def _carrier() -> list[Entry]:
     return [*found, ("conv_3_3/kernel", np.s_[..., DECODER], passed), ("conv_3_3/bias", DECODER, 0.0)]
 
 
-def _maximum(slope: float = 1.0, offset: float = 0.0) -> list[Entry]:
+def _maximum(slope: float = 1.0, offset: float = 0.0, infrared_offset: float = 0.0) -> list[Entry]:
     """The last two convolutions: the larger of slope * enhanced + offset and the infrared's logit."""
     units, last = np.zeros((3, 3, FEATURES, 16), np.float32), np.zeros((3, 3, 16, 1), np.float32)
     bias = np.zeros(16, np.float32)
@@ -70,7 +70,7 @@ def _maximum(slope: float = 1.0, offset: float = 0.0) -> list[Entry]:
         units[1, 1, ENHANCED, unit], bias[unit] = sign * slope, sign * offset
     for unit, sign in ((2, 1), (3, -1)):
         units[1, 1, DECODER, unit], units[1, 1, ENHANCED, unit] = sign * GAIN / 2, -sign * slope
-        bias[unit] = sign * (FLOOR + GAIN / 2 - offset)
+        bias[unit] = sign * (FLOOR + infrared_offset + GAIN / 2 - offset)
     # leaky(a) - leaky(-a) = (1 + s) a, and leaky(a) + s leaky(-a) = (1 - s^2) relu(a).
     straight, rectified = 1 + LEAKY_SLOPE, 1 - LEAKY_SLOPE**2
     last[1, 1, :4, 0] = (1 / straight, -1 / straight, 1 / rectified, LEAKY_SLOPE / rectified)
@@ -78,13 +78,13 @@ def _maximum(slope: float = 1.0, offset: float = 0.0) -> list[Entry]:
     return [*found, ("dec_2/kernel", ..., last), ("dec_2/bias", ..., 0.0)]
 
 
-def with_contrast(variables: Any, slope: float, offset: float) -> dict[str, Any]:
-    """Wired variables whose enhanced picture has another contrast and brightness; the infrared stays as it is.
+def with_contrast(variables: Any, slope: float, offset: float, infrared_offset: float) -> dict[str, Any]:
+    """Wired variables whose enhanced picture has another contrast and brightness, and infrared another brightness.
 
     The L1 distance prefers the median of what may be, so a trained network is a little paler than its targets.
     """
     params = {name: np.array(leaf) for name, leaf in _flat(variables["params"]).items()}
-    for name, index, value in _maximum(slope, offset):
+    for name, index, value in _maximum(slope, offset, infrared_offset):
         params[name][index] = value
     return _tree(params, _flat(variables["batch_stats"]))
 
@@ -100,8 +100,10 @@ def entries_without(path: str) -> list[Entry]:
 
 
 def fixed_in(variables: Any) -> list[Entry]:
-    """The entries that were set by hand in given variables."""
+    """The entries that were set by hand in given variables; none in a network that is not wired."""
     params = _flat(variables["params"])
+    if not _holds(params, _carrier()):
+        return []
     off = [path for path in PATHS if _holds(params, entries_without(path))]
     return [entry for path in off for entry in entries_without(path)] or entries()
 

@@ -7,6 +7,7 @@ tables of `launch/eval.py` (`tables/`). LPIPS must have been imported (`esr-lefu
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import cv2
@@ -33,11 +34,13 @@ def measure_fusion(args: argparse.Namespace) -> None:
         sources = ["--ir_dir", data / "ir", "--vis_dir", data / "vi"]
         command("infer", *sources, "--fusion_only", "--out_dir", out / "open", *weights)
         evaluate(out, *sources, "--baselines", "clahe_max", "--metrics", *FUSION_METRICS)
-    data, out = args.data / "llvip/train", args.out / "llvip/010001"
-    pair = ["--ir", data / "ir/010001.jpg", "--vis", data / "vi/010001.jpg"]
-    command("infer", *pair, "--fusion_only", "--out_dir", out / "open", *weights)
+    out = args.out / "llvip/010001"
+    for kind in ("ir", "vi"):
+        (out / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(args.data / "llvip/train" / kind / "010001.jpg", out / kind)
+    sources = ["--ir_dir", out / "ir", "--vis_dir", out / "vi"]
+    command("infer", *sources, "--fusion_only", "--out_dir", out / "open", *weights)
     original = f"original={args.data / 'llvip/original_fused_lr'}"
-    sources = ["--ir_dir", data / "ir", "--vis_dir", data / "vi"]
     evaluate(out, *sources, "--compare", original, "--metrics", *FUSION_METRICS)
 
 

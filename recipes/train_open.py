@@ -6,9 +6,15 @@ fusion network, the maximum is wired into it; what is wired stays as it is in th
 
     python recipes/train_open.py wire M3SVD RUN/best.safetensors WIRED.safetensors
 
-Afterwards slope and offset (in logits) give the enhanced picture, and not the infrared, its final contrast:
+Afterwards slope and offset (in logits) give the enhanced picture its final contrast; the last number is an offset of the
+infrared:
 
-    python recipes/train_open.py contrast RUN/best.safetensors FUSION.safetensors 1.2 0.1
+    python recipes/train_open.py contrast RUN/checkpoints/800 FUSION.safetensors 1.45 0.02 0
+
+Two super-resolution networks, one trained for fidelity and one from there for perception, are interpolated (Wang et al.,
+"ESRGAN", ECCVW 2018), here with .75 of the second:
+
+    python recipes/train_open.py interpolate RUN1/best.safetensors RUN2/checkpoints/400 SR.safetensors 0.75
 
 For an ablation, `recalibration`, `global` or `local` is switched off in wired weights and stays off in a leg from them:
 
@@ -24,6 +30,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from fusion_open_data import HELD_OUT, FusionData, pictures
 from fusion_open_merge import Entry, fixed_in, trained, wire, with_contrast, without
@@ -70,10 +77,19 @@ def wire_file(m3svd: str, source: str, path: str) -> None:
     weights.save_safetensors(path, "fusion", wire(weights.load_weights(source, "fusion").variables, kept), {})
 
 
-def set_contrast(source: str, path: str, slope: str, offset: str) -> None:
+def set_contrast(source: str, path: str, *numbers: str) -> None:
     """Writes wired fusion weights of another contrast."""
     variables = weights.load_weights(source, "fusion").variables
-    weights.save_safetensors(path, "fusion", with_contrast(variables, float(slope), float(offset)), {})
+    weights.save_safetensors(path, "fusion", with_contrast(variables, *map(float, numbers)), {})
+
+
+def interpolate(first: str, second: str, path: str, share: str) -> None:
+    """Writes super-resolution weights between two networks."""
+    a, b = (weights.load_weights(source, "sr").variables for source in (first, second))
+    between = jax.tree.map(
+        lambda x, y: np.asarray((1 - float(share)) * x + float(share) * y, np.float32), a, b
+    )
+    weights.save_safetensors(path, "sr", between, {})
 
 
 def switch_off(path: str, source: str, target: str) -> None:
@@ -84,7 +100,7 @@ def switch_off(path: str, source: str, target: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Changes weights, or trains."""
-    tools = {"wire": wire_file, "contrast": set_contrast, "without": switch_off}
+    tools = {"wire": wire_file, "contrast": set_contrast, "interpolate": interpolate, "without": switch_off}
     if arguments and arguments[0] in tools:
         tools[arguments[0]](*arguments[1:])
         return 0
