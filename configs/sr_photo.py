@@ -2,7 +2,7 @@
 
 python launch/train.py --config=configs/sr_photo.py --workdir=runs/sr_photo --config.data.train=photo:FOLDER
 
-Cost: 1000 steps of 2 windows of 24 pixels (`recipes/config_sr.py`) took 24 minutes on a busy core.
+Cost: 1000 steps of 2 windows of 24 pixels (an earlier `recipes/config_sr.py`) took 24 minutes on a busy core.
 Result: of that run, true PSNR on five held-out pictures 24.33 dB (bicubic) -> 24.70 dB. At full length it has not
 been run.
 """

@@ -1,4 +1,7 @@
-"""The second leg of the fusion weights `open`; starts from the wired first: `--config.init.fusion`."""
+"""The last leg of the fusion weights `open`; starts from wired weights: `--config.init.fusion`.
+
+The model card gives what the legs before it change.
+"""
 
 from esr_lefuse_jax.config import default_config
 

@@ -6,6 +6,7 @@ differs from `esr_lefuse_jax.data.targets` in that it has a share of CLAHE, and 
 the merged target is the maximum of E and infrared, each with a little more contrast.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 
 from esr_lefuse_jax.data import targets
 from esr_lefuse_jax.data.darken import WELL_LIT, darken
+from esr_lefuse_jax.errors import ConfigError
 from esr_lefuse_jax.images import read_infrared, read_visible
 from esr_lefuse_jax.synthetic import render_night_pair
 
@@ -82,7 +84,10 @@ def veiled(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def pictures(m3svd: Path) -> dict[str, dict[str, Picture]]:
     """Every second frame of M3SVD in each kind, and rendered nights, by kind and name."""
     found: dict[str, dict[str, Picture]] = {kind: {} for kind in SHARES}
-    for path in sorted((m3svd / "vi").glob("*.jpg")):
+    files = sorted((m3svd / "vi").glob("*.jpg"))
+    if not files:
+        raise ConfigError(f"{m3svd}: has no vi/*.jpg; give the folder of M3SVD's frames")
+    for path in files:
         number = int(path.stem[-4:])
         if number % 2:
             continue
@@ -174,7 +179,8 @@ class FusionData:
             for of_kind in found.values()
         ]
         self.examples = sum(map(len, self.kinds))
-        self.fingerprint = f"fusion-open-{self.examples}"
+        code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # other windows are another run
+        self.fingerprint = f"fusion-open-{self.examples}-{code[:12]}"
         held = {
             kind: [p for name, p in sorted(of_kind.items()) if name.startswith(HELD_OUT)]
             for kind, of_kind in found.items()

@@ -2,8 +2,8 @@
 
 One channel of full resolution carries the infrared level from the first convolution to the last but one, untouched.
 Another collects the logit of the enhanced picture. The last two convolutions take the larger of both, exactly:
-max(e, i) = e + relu(i - e), with the rectifiers made of leaky ones. Hot targets then come out as the camera saw them,
-to the last level, and training has only the enhanced picture to learn. The network stays the ordinary `FusionUNet`.
+max(e, i) = e + relu(i - e), with the rectifiers made of leaky ones. Hot targets then follow one fixed curve of the
+infrared level, and training has only the enhanced picture to learn. The network stays the ordinary `FusionUNet`.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from fusion_open_data import FLOOR, GAIN, Picture, logits, window
 
+from esr_lefuse_jax.errors import ConfigError
 from esr_lefuse_jax.inference import fast_fusion
 from esr_lefuse_jax.models.fusion import FusionUNet
 from esr_lefuse_jax.models.layers import LEAKY_SLOPE
 
-# Channels: of the infrared level in the encoder and in the decoder, and of the enhanced picture. They had the least
-# weight in the network that is wired.
+# Channels: of the infrared level in the encoder and in the decoder, and of the enhanced picture. Any will do; in the
+# network that was wired for the package these had the least weight.
 ENCODER, DECODER, ENHANCED = 15, 16, 1
 BLOCKS = {"blk1": ENCODER, "upblk3": DECODER, "upblk4_0": DECODER, "upblk4_1": DECODER}
 CLOSED = -30.0  # a logit whose sigmoid is zero
@@ -83,7 +84,7 @@ def with_contrast(variables: Any, slope: float, offset: float, infrared_offset: 
 
     The L1 distance prefers the median of what may be, so a trained network is a little paler than its targets.
     """
-    params = {name: np.array(leaf) for name, leaf in _flat(variables["params"]).items()}
+    params = _wired(variables)
     for name, index, value in _maximum(slope, offset, infrared_offset):
         params[name][index] = value
     return _tree(params, _flat(variables["batch_stats"]))
@@ -96,7 +97,7 @@ def entries_without(path: str) -> list[Entry]:
         for gate, logit in PATHS[path]:
             name = f"{block}/recalibration/{gate}"
             found += [(f"{name}/kernel", ..., 0.0), (f"{name}/bias", ..., logit)]
-    return [*found, *entries()]
+    return [*found, *_carrier()]
 
 
 def fixed_in(variables: Any) -> list[Entry]:
@@ -105,7 +106,15 @@ def fixed_in(variables: Any) -> list[Entry]:
     if not _holds(params, _carrier()):
         return []
     off = [path for path in PATHS if _holds(params, entries_without(path))]
-    return [entry for path in off for entry in entries_without(path)] or entries()
+    return [*(entry for path in off for entry in entries_without(path)), *entries()]
+
+
+def _wired(variables: Any) -> dict[str, Any]:
+    """A copy of the parameters of a wired network."""
+    params = {name: np.array(leaf) for name, leaf in _flat(variables["params"]).items()}
+    if not _holds(params, _carrier()):
+        raise ConfigError("these fusion weights are not wired: `train_open.py wire` comes first")
+    return params
 
 
 def _holds(params: dict[str, Any], wanted: list[Entry]) -> bool:
@@ -125,7 +134,7 @@ def trained(params: Any, fixed: list[Entry]) -> Any:
 
 def without(variables: Any, path: str) -> dict[str, Any]:
     """Wired variables with a path of `PATHS` switched off, for an ablation."""
-    params = {name: np.array(leaf) for name, leaf in _flat(variables["params"]).items()}
+    params = _wired(variables)
     for name, index, value in entries_without(path):
         params[name][index] = value
     return _tree(params, _flat(variables["batch_stats"]))

@@ -1,5 +1,6 @@
 """Windows for the super-resolution weights `open`: M3SVD frames and free pictures that come with Python packages."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import skimage
 from ml_collections import ConfigDict
 from PIL import Image
 
+from esr_lefuse_jax.errors import ConfigError
 from esr_lefuse_jax.metrics import box_down
 
 HELD_OUT = "0114_1609"  # this clip, coffee.png and chelsea.png are for validation
@@ -23,7 +25,7 @@ FREE_PICTURES = {
     "camera.png": 3.0,
 }
 PORTRAIT, PORTRAIT_SHARE = "mpl-data/sample_data/grace_hopper.jpg", 6.0  # of matplotlib; public domain
-REDUCED = 0.4  # share of windows from a picture made smaller, and thereby sharper
+REDUCED = 0.4  # share of windows cut larger and reduced, which makes them sharper
 BOX = 0.65  # share reduced by box means, as the evaluation does; the rest bicubic with antialiasing
 DIM = 0.3  # share of dimmed windows
 
@@ -64,13 +66,16 @@ class SuperResolutionData:
         """Reads M3SVD from `config.data.train`."""
         self.config = config
         files = sorted((Path(config.data.train) / "vi").glob("*.jpg"))
+        if not files:
+            raise ConfigError(f"{config.data.train}: has no vi/*.jpg; give the folder of M3SVD's frames")
         kept = [f for f in files if not f.name.startswith(HELD_OUT)]
         self.pictures = [read(f) for f in kept] + [skimage_picture(name) for name in FREE_PICTURES]
         self.pictures.append(read(Path(matplotlib.get_data_path()).parent / PORTRAIT))
         weights = np.array([1.0] * len(kept) + [*FREE_PICTURES.values(), PORTRAIT_SHARE])
         self.shares = weights / weights.sum()
         self.examples = 20 * len(self.pictures)
-        self.fingerprint = f"sr-open-{len(self.pictures)}"
+        code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # other windows are another run
+        self.fingerprint = f"sr-open-{len(self.pictures)}-{code[:12]}"
         held = [read(f) for f in files if f.name.startswith(HELD_OUT)][::7]
         self.validation = []
         for picture in [skimage_picture("coffee.png"), skimage_picture("chelsea.png"), *held]:

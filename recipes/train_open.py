@@ -1,8 +1,8 @@
 """Trains the weights that come with the package: `python recipes/train_open.py --config=... --workdir=...`.
 
 Takes the flags of `launch/train.py`; `--config.data.train` names the M3SVD folder (`ir/`, `vi/`). The loop, the
-objectives and the options are the package's own, only the windows are those of this folder. Between the two legs of the
-fusion network, the maximum is wired into it; what is wired stays as it is in the second leg, which starts from weights:
+objectives and the options are the package's own, only the windows are those of this folder. Before the last leg of
+the fusion network the maximum is wired into it; what is wired stays as it is in legs that start from such weights:
 
     python recipes/train_open.py wire M3SVD RUN/best.safetensors WIRED.safetensors
 
@@ -24,7 +24,7 @@ For an ablation, `recalibration`, `global` or `local` is switched off in wired w
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from sr_open_data import SuperResolutionData
 
 from esr_lefuse_jax import weights
 from esr_lefuse_jax.commands import train
+from esr_lefuse_jax.errors import EsrLefuseError
 from esr_lefuse_jax.training import inputs, loop
 from esr_lefuse_jax.training.optimizer import make_optimizer
 
@@ -49,7 +50,10 @@ def open_windows(config: ConfigDict) -> Iterator[FusionData | SuperResolutionDat
     if config.stage == "fusion" and config.init.fusion:
         fixed = fixed_in(weights.load_weights(config.init.fusion, "fusion").variables)
         loop.make_optimizer = functools.partial(make_optimizer_of_the_rest, fixed)
-    yield FusionData(config) if config.stage == "fusion" else SuperResolutionData(config)
+    try:
+        yield FusionData(config) if config.stage == "fusion" else SuperResolutionData(config)
+    finally:
+        loop.make_optimizer = make_optimizer
 
 
 def make_optimizer_of_the_rest(
@@ -100,9 +104,18 @@ def switch_off(path: str, source: str, target: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Changes weights, or trains."""
-    tools = {"wire": wire_file, "contrast": set_contrast, "interpolate": interpolate, "without": switch_off}
+    tools: dict[str, Callable[..., None]] = {
+        "wire": wire_file,
+        "contrast": set_contrast,
+        "interpolate": interpolate,
+        "without": switch_off,
+    }
     if arguments and arguments[0] in tools:
-        tools[arguments[0]](*arguments[1:])
+        try:
+            tools[arguments[0]](*arguments[1:])
+        except EsrLefuseError as error:
+            print(f"train_open: error: {error}", file=sys.stderr)
+            return 1
         return 0
     inputs.open_data = open_windows
     return train.main(arguments)

@@ -143,7 +143,7 @@ def test_load_refuses_another_scale_and_swapped_files(tmp_path):
 
 @pytest.mark.parametrize("chosen", [True, False])
 def test_the_cache_keeps_small_programs_too(monkeypatch, tmp_path, chosen):
-    """In the package's own folder and in one that the user told JAX of; a limit that the user set stays."""
+    """In the package's own folder and in one that the user told JAX of; a limit in the environment stays."""
     names = ("jax_compilation_cache_dir", *(f"jax_persistent_cache_min_{n}" for n in LIMITS))
     before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

@@ -48,7 +48,7 @@ def test_night_is_brightened_and_warm_people_stay_bright():
     assert fused[warm].mean() > fused.mean()
 
 
-def test_hot_targets_keep_every_level():
+def test_hot_targets_follow_the_infrared_level():
     """The maximum is wired into these weights (`recipes/fusion_open_merge.py`): the infrared is not guessed at."""
     visible = np.full((64, 96, 3), 0.04, np.float32)
     visible[40:] = 0.10
@@ -56,5 +56,5 @@ def test_hot_targets_keep_every_level():
     infrared[16:32, 16:80] = np.linspace(0.85, 1, 64, dtype=np.float32)
     fused = load(fusion_only=True, gray=True).fuse(visible, infrared)[..., 0]
     seen = 1 / (1 + np.exp(2.6 - 5.4 * infrared[16:32, 16:80]))
-    np.testing.assert_allclose(fused[16:32, 16:80], seen, atol=2e-3)
+    np.testing.assert_allclose(fused[16:32, 16:80], seen, atol=2e-4)
     assert fused[:8].max() < 0.7

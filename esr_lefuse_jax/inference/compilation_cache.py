@@ -15,13 +15,9 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Path | None:
     Returns:
         The folder, or None when it cannot be written to: then every process compiles for itself.
     """
-    # Every program of a folder run counts: dozens of small ones make up its start. A limit set by the user stays.
-    for option, limit in (("min_compile_time_secs", 0.0), ("min_entry_size_bytes", -1)):
-        name = f"jax_persistent_cache_{option}"
-        if name.upper() not in os.environ:
-            jax.config.update(name, limit)
     chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
     if chosen:
+        _keep_small_programs()
         return Path(chosen)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = Path(folder) if folder else base / "esr_lefuse_jax" / "xla"
@@ -30,4 +26,13 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Path | None:
     except OSError:
         return None
     jax.config.update("jax_compilation_cache_dir", str(path))
+    _keep_small_programs()
     return path
+
+
+def _keep_small_programs() -> None:
+    """Every program of a folder run counts, dozens of small ones make up its start; limits in the environment stay."""
+    for option, limit in (("min_compile_time_secs", 0.0), ("min_entry_size_bytes", -1)):
+        name = f"jax_persistent_cache_{option}"
+        if name.upper() not in os.environ:
+            jax.config.update(name, limit)

@@ -15,7 +15,7 @@ from esr_lefuse_jax.synthetic.street import build_street
 __all__ = ["NightPair", "render_night_pair"]
 
 _SUPERSAMPLING = 2
-CAMERA_NOISE = 0.35
+_CAMERA_NOISE = 0.35  # of the raw signal; cameras remove most of it
 
 
 class NightPair(NamedTuple):
@@ -33,7 +33,7 @@ class NightPair(NamedTuple):
 
 
 def render_night_pair(
-    height: int = 256, width: int = 320, seed: int = 0, *, noise: float = CAMERA_NOISE
+    height: int = 256, width: int = 320, seed: int = 0, *, noise: float = _CAMERA_NOISE
 ) -> NightPair:
     """Renders an aligned night pair of a street and its well-lit truth.
 
@@ -41,9 +41,8 @@ def render_night_pair(
         height: rows, at least 16.
         width: columns, at least 16.
         seed: chooses the street, its people, cars and lamps, and the noise.
-        noise: of the visible sensor; 1 is the raw signal of a small sensor at high gain. Cameras remove most of that:
-            the dark of LLVIP's and MSRS's night pictures varies by about a quarter of a grey level, that of a pair
-            rendered with the default by one and a half.
+        noise: of the visible sensor; 1 is the raw signal of a small sensor at high gain, the default what a camera's own
+            processing leaves of it.
 
     Raises:
         ValueError: the size is too small.
