@@ -24,7 +24,7 @@ FREE_PICTURES = {
     "hubble_deep_field.jpg": 3.0,
     "camera.png": 3.0,
 }
-PORTRAIT, PORTRAIT_SHARE = "mpl-data/sample_data/grace_hopper.jpg", 6.0  # of matplotlib; public domain
+PORTRAIT, PORTRAIT_SHARE = "sample_data/grace_hopper.jpg", 6.0  # of matplotlib; public domain
 REDUCED = 0.4  # share of windows cut larger and reduced, which makes them sharper
 BOX = 0.65  # share reduced by box means, as the evaluation does; the rest bicubic with antialiasing
 DIM = 0.3  # share of dimmed windows
@@ -70,7 +70,7 @@ class SuperResolutionData:
             raise ConfigError(f"{config.data.train}: has no vi/*.jpg; give the folder of M3SVD's frames")
         kept = [f for f in files if not f.name.startswith(HELD_OUT)]
         self.pictures = [read(f) for f in kept] + [skimage_picture(name) for name in FREE_PICTURES]
-        self.pictures.append(read(Path(matplotlib.get_data_path()).parent / PORTRAIT))
+        self.pictures.append(read(Path(matplotlib.get_data_path()) / PORTRAIT))
         weights = np.array([1.0] * len(kept) + [*FREE_PICTURES.values(), PORTRAIT_SHARE])
         self.shares = weights / weights.sum()
         self.examples = 20 * len(self.pictures)
