@@ -1,5 +1,9 @@
-"""What `recipes/` does to weights: the wired maximum, its contrast, ablations, and which entries a leg leaves alone."""
+"""What `recipes/` does to weights: the wired maximum, its contrast, ablations, and which entries a leg leaves alone.
 
+And which windows the super-resolution is shown.
+"""
+
+import hashlib
 import pathlib
 import sys
 
@@ -7,14 +11,19 @@ import jax
 import networks
 import numpy as np
 import pytest
+from PIL import Image
 
+from esr_lefuse_jax.config import default_config
 from esr_lefuse_jax.errors import ConfigError
+from esr_lefuse_jax.metrics import box_down
+from esr_lefuse_jax.pseudo_hr import Options, make_pseudo_hr
 
 pytest.importorskip("cv2", reason="the recipes need the extra `eval`")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "recipes"))
 
 import fusion_open_data
 import fusion_open_merge as merge
+import sr_open_data
 
 SHAPE = (24, 40)
 
@@ -99,3 +108,76 @@ def test_wiring_puts_the_least_squares_into_the_channel():
 def test_a_folder_without_frames_is_named(tmp_path):
     with pytest.raises(ConfigError, match="vi/"):
         fusion_open_data.pictures(tmp_path)
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """A folder like M3SVD's: two clips, of which one is held out."""
+    (tmp_path / "vi").mkdir()
+    rng = np.random.default_rng(1)
+    for name in ("0101_0000", f"{sr_open_data.HELD_OUT}_0000"):
+        picture = np.kron(rng.integers(0, 255, (45, 60, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+        Image.fromarray(picture).save(tmp_path / "vi" / f"{name}.jpg", quality=96)
+    return tmp_path
+
+
+class Fused:
+    """Fused pictures of a clip."""
+
+    def __init__(self, name):
+        self.names = [name]
+
+    def image(self, index):
+        return np.random.default_rng(index).random((64, 64, 3), np.float32)
+
+
+def repeated(picture):
+    """A teacher that repeats pixels."""
+    return np.kron(picture, np.ones((4, 4, 1), np.float32))
+
+
+def sr_config(*folders):
+    config = default_config("sr")
+    config.data.crop, config.batch_size = 16, 6
+    config.data.train = ",".join(map(str, folders))
+    return config
+
+
+def test_windows_depend_on_seed_and_step_and_belong_together(frames, tmp_path, monkeypatch):
+    pytest.importorskip("skimage", reason="the recipe reads scikit-image's pictures")
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    Image.new("RGB", (300, 200), (200, 100, 50)).save(photographs / "one.png")
+    found = hashlib.sha256((photographs / "one.png").read_bytes()).hexdigest()[:16]
+    monkeypatch.setattr(sr_open_data, "PHOTOGRAPHS", {"one.png": found})
+    monkeypatch.setattr(sr_open_data, "BOX", 1.0)
+    made = make_pseudo_hr(Fused("0101_0000"), repeated, tmp_path, Options(2, 32), "x")
+    data = sr_open_data.SuperResolutionData(sr_config(frames, photographs, made.folder))
+    assert data.kinds == ["frames", "free", "photographs", "taught"]
+    assert len(data.pictures["frames"]) == 1
+    batches = data.batches(4)
+    first, second = next(batches), next(batches)
+    again = next(sr_open_data.SuperResolutionData(data.config).batches(5))
+    for name, side in (("lr", 16), ("hr", 64)):
+        assert first[name].shape == (6, side, side, 3)
+        assert first[name].dtype == np.float32
+        np.testing.assert_array_equal(second[name], again[name])
+    for lr, hr in zip(first["lr"], first["hr"], strict=True):
+        np.testing.assert_allclose(box_down(hr * 255, 4) / 255, lr, atol=0.51 / 255)
+
+
+def test_other_pictures_than_those_of_the_recipe_are_named(frames, tmp_path):
+    pytest.importorskip("skimage", reason="the recipe reads scikit-image's pictures")
+    with pytest.raises(ConfigError, match="vi/"):
+        sr_open_data.SuperResolutionData(sr_config(tmp_path / "nothing"))
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    first = next(iter(sr_open_data.PHOTOGRAPHS))
+    with pytest.raises(ConfigError, match=f"{first}: is missing"):
+        sr_open_data.SuperResolutionData(sr_config(frames, photographs))
+    Image.new("RGB", (30, 20)).save(photographs / first)
+    with pytest.raises(ConfigError, match=f"{first}: is not the file"):
+        sr_open_data.SuperResolutionData(sr_config(frames, photographs))
+    made = make_pseudo_hr(Fused(f"{sr_open_data.HELD_OUT}_0000"), repeated, tmp_path, Options(1, 32), "x")
+    with pytest.raises(ConfigError, match="held out"):
+        sr_open_data.taught(made.folder, 4)
