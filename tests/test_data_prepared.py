@@ -119,6 +119,8 @@ def test_refusals(tmp_path, prepared_set, capsys):
     assert "exists already" in capsys.readouterr().err
     assert main(["prepare-data", "--out_dir", str(out)]) == 2
     assert main(["prepare-data", "--rendered", "1", "--size", "3x9", "--out_dir", str(tmp_path)]) == 2
+    assert main(["prepare-data", "--rendered", "1", "--noise", "-1", "--out_dir", str(tmp_path / "x")]) == 2
+    assert not (tmp_path / "x").exists()
     with pytest.raises(ConfigError, match="not for photo"):
         TrainingData(stage="sr", train=f"photo:{out}", crop=8, batch_size=1)
     broken = tmp_path / "set" / "1.0.0"
@@ -139,3 +141,15 @@ def test_rendered_pairs(tmp_path):
     assert data.examples == 2
     batch = next(data.batches(0))
     assert batch["enhanced"].mean() > 2 * batch["visible"].mean(), "E must be the well-lit picture"
+
+
+def test_rendered_noise(tmp_path, capsys):
+    def render(noise, folder):
+        flags = ["--rendered", "1", "--size", "32x24", "--noise", noise, "--out_dir", str(tmp_path / folder)]
+        assert main(["prepare-data", *flags]) == 0
+        return read_visible(tmp_path / folder / "vi" / "night_00000.png")
+
+    still, noisy = render("0", "still"), render("3", "noisy")
+    assert np.abs(np.diff(noisy, axis=0)).mean() > 1.3 * np.abs(np.diff(still, axis=0)).mean()
+    np.testing.assert_array_equal(render("3", "still"), still)
+    assert "1 were there before" in capsys.readouterr().out

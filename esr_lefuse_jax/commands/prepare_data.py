@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="of the first rendered pair (default %(default)s)"
     )
     inputs.add_argument(
+        "--noise",
+        type=float,
+        help="of the visible sensor in rendered pairs: 1 is the raw signal of a small one,\n"
+        "0 is none (default: what a camera's own pictures show)",
+    )
+    inputs.add_argument(
         "--ir_range",
         default="auto",
         help="which raw values of infrared with more than 8 bits are black and white:\n"
@@ -105,7 +111,11 @@ def _render(args: argparse.Namespace) -> int:
         raise ConfigError(f"--size {args.size!r}: give WIDTHxHEIGHT such as 320x256, at least 16x16")
     if args.rendered < 1:
         raise ConfigError(f"--rendered {args.rendered}: must be at least 1")
+    if args.noise is not None and not 0 <= args.noise < float("inf"):
+        raise ConfigError(f"--noise {args.noise}: must be 0 or more")
+    noise = {} if args.noise is None else {"noise": args.noise}
     width, height = int(match[1]), int(match[2])
+    found = 0
     try:
         for name in ("ir", "vi", "clean"):
             (args.out_dir / name).mkdir(parents=True, exist_ok=True)
@@ -114,8 +124,10 @@ def _render(args: argparse.Namespace) -> int:
     for seed in tqdm.trange(args.seed, args.seed + args.rendered, unit="pair", dynamic_ncols=True):
         names = [args.out_dir / kind / f"night_{seed:05d}.png" for kind in ("vi", "ir", "clean")]
         if all(path.is_file() for path in names):
+            found += 1
             continue
-        for path, picture in zip(names, render_night_pair(height, width, seed), strict=True):
+        for path, picture in zip(names, render_night_pair(height, width, seed, **noise), strict=True):
             write_image(path, picture)
-    print(f"{args.rendered} pairs in {args.out_dir}; train with --config.data.train={args.out_dir}")
+    kept = f" ({found} were there before and stay as they were)" if found else ""
+    print(f"{args.rendered} pairs in {args.out_dir}{kept}; train with --config.data.train={args.out_dir}")
     return 0
