@@ -1,5 +1,8 @@
 """Windows for the fusion weights `open`: M3SVD frames in many exposures and behind haze, darkened, rendered nights.
 
+For the weights `research` windows of real pairs come in between: `--config.data.train=M3SVD,FOLDER,...`, each further
+folder with `ir/` and `vi/`.
+
 The enhanced luminance E is made from the picture that the network sees, in its exposure, so that it is a function of
 the input; only where a picture is darkened with lamps and noise, or rendered, is it made from the well-lit one. It
 differs from `esr_lefuse_jax.data.targets` in that it has a share of CLAHE, and in that day pictures are enhanced too;
@@ -19,6 +22,7 @@ from esr_lefuse_jax.data import targets
 from esr_lefuse_jax.data.darken import WELL_LIT, darken
 from esr_lefuse_jax.errors import ConfigError
 from esr_lefuse_jax.images import read_infrared, read_visible
+from esr_lefuse_jax.pairs import find_pairs
 from esr_lefuse_jax.synthetic import render_night_pair
 
 EQUALISED, RETINEX, CLAHE = 0.42, 0.18, 0.40
@@ -31,6 +35,8 @@ NATIVE = 0.25  # share of windows near the native scale; the others show .45 of 
 HELD_OUT = "0114_1609"  # this clip is for validation
 # Frames in another exposure, behind a veil, darkened, rendered nights.
 SHARES = {"exposed": 0.52, "hazy": 0.13, "darkened": 0.25, "rendered": 0.10}
+REAL = 0.6  # share of windows of real pairs where there are any; the others have the rest
+MEASURED = "010001"  # this picture of LLVIP's training set is for measuring
 EXPOSURES = 3  # of each frame
 NIGHT, DAY = 0.08, 0.45  # range of mean luminance
 
@@ -112,6 +118,18 @@ def pictures(m3svd: Path) -> dict[str, dict[str, Picture]]:
     return found
 
 
+def real_pictures(folder: Path) -> list[Picture]:
+    """The pairs of a folder as they are."""
+    found = []
+    for pair in find_pairs(folder / "ir", folder / "vi")[0]:
+        if pair.stem != MEASURED:
+            y, infrared = targets.luminance(read_visible(pair.visible)), read_infrared(pair.infrared)
+            found.append(Picture(_levels(y), _levels(infrared), _levels(enhance(y))))
+    if not found:
+        raise ConfigError(f"{folder}: has no pairs in ir/ and vi/")
+    return found
+
+
 def window(picture: Picture, side: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """A random window at a random scale, from .4 up to the whole picture, as an example of training.
 
@@ -172,12 +190,16 @@ class FusionData:
     notes: tuple[str, ...] = ()
 
     def __init__(self, config: ConfigDict):
-        """Reads M3SVD from `config.data.train`."""
-        self.config, found = config, pictures(Path(config.data.train))
+        """Reads the folders that `config.data.train` names; raises EsrLefuseError for what is not there."""
+        m3svd, *real = map(Path, config.data.train.split(","))
+        self.config, found = config, pictures(m3svd)
         self.kinds = [
             [picture for name, picture in sorted(of_kind.items()) if not name.startswith(HELD_OUT)]
             for of_kind in found.values()
         ]
+        shares = np.array(list(SHARES.values())) * (1 - REAL if real else 1)
+        self.kinds += [real_pictures(folder) for folder in real]
+        self.shares = np.append(shares, [REAL / len(real) for _ in real])
         self.examples = sum(map(len, self.kinds))
         code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # other windows are another run
         self.fingerprint = f"fusion-open-{self.examples}-{code[:12]}"
@@ -192,12 +214,11 @@ class FusionData:
 
     def batches(self, step: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches from a step on; each depends on the seed and its step alone."""
-        shares = np.array(list(SHARES.values()))
         while True:
             rng = np.random.default_rng([self.config.seed, 7, step])
             examples = []
             for _ in range(self.config.batch_size):
-                number = rng.choice(len(shares), p=shares)
+                number = rng.choice(len(self.shares), p=self.shares)
                 picture = self.kinds[number][rng.integers(len(self.kinds[number]))]
                 examples.append(window(picture, self.config.data.crop, rng))
             yield {name: np.stack([e[name] for e in examples]) for name in examples[0]}
