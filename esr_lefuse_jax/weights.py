@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from esr_lefuse_jax.atomic import write_bytes
 from esr_lefuse_jax.errors import CheckpointError
+from esr_lefuse_jax.weights_shipped import resolve
 from weights_conversion.convert import (
     PUBLISHED_WRAPPER,
     Converted,
@@ -73,13 +74,14 @@ def load_weights(path: str | os.PathLike[str], network: str | None = None) -> Lo
 
     Args:
         path: A `.pth` of PyTorch 1.6 or newer, a safetensors file (of this package or with PyTorch's keys),
-            an Orbax folder, or the folder of a training run or of one of its checkpoints.
+            an Orbax folder, or the folder of a training run or of one of its checkpoints; or the name of a set
+            that comes with the package (`weights_shipped.SETS`).
         network: The network it must be: "fusion", "sr", "rrdb" or "vgg16"; None recognises it.
 
     Raises:
         CheckpointError: The file is missing, damaged, unsafe, or does not hold exactly that network.
     """
-    path = Path(path)
+    path = resolve(path, network)
     metadata: dict[str, str] = {}
     if path.is_dir():
         path = _find_in_folder(path, network)

@@ -3,31 +3,70 @@
 import numpy as np
 import pytest
 
-from esr_lefuse_jax.inference.pipeline import load
+from esr_lefuse_jax.cli import main
+from esr_lefuse_jax.errors import CheckpointError
+from esr_lefuse_jax.inference.pipeline import load, load_variables
 from esr_lefuse_jax.synthetic import render_night_pair
 from esr_lefuse_jax.weights import load_weights, weights_hash
 from esr_lefuse_jax.weights_shipped import shipped_path
 
 HASHES = {
-    "fusion": "24b25e028978accb6aaa8dae13dddfc3d28862cb139030a0aa470a2b59224a6e",
-    "sr": "ad4c37325cafa44f0e0ec13be86bc10a1f3ee3a4b749ee9fdf0a063564fca4f7",
+    "fusion_research": "80828a7072f5108d6eec415dc1e7505857778a1ff449a33e246cfde77edd853a",
+    "fusion_open": "24b25e028978accb6aaa8dae13dddfc3d28862cb139030a0aa470a2b59224a6e",
+    "sr_open": "ad4c37325cafa44f0e0ec13be86bc10a1f3ee3a4b749ee9fdf0a063564fca4f7",
 }
 # Every sixteenth pixel of the fused luminance of a rendered pair, and of the middle row of its enlargement.
 FUSED = [0.2176, 0.7813, 0.6527, 0.2384, 0.284, 0.9449, 0.4812, 0.2037, 0.3724, 0.4184, 0.663, 0.4352]
+FUSED_RESEARCH = [
+    0.2176,
+    0.661,
+    0.5315,
+    0.2384,
+    0.272,
+    0.8854,
+    0.4814,
+    0.2037,
+    0.3664,
+    0.3808,
+    0.5777,
+    0.3725,
+]
 ENLARGED = [0.9625, 0.3302, 0.3013, 0.8083, 0.3687, 0.39, 0.3884, 0.503]
 
 
-@pytest.mark.parametrize("network", sorted(HASHES))
-def test_hash_and_size(network):
-    path = shipped_path(network)
+@pytest.mark.parametrize("name", sorted(HASHES))
+def test_hash_and_size(name):
+    network, weights_set = name.split("_")
+    path = shipped_path(network, weights_set)
     loaded = load_weights(path, network)
-    assert weights_hash(loaded.variables) == HASHES[network]
-    assert HASHES[network] in (path.parent / "MODEL_CARD.md").read_text()
+    assert weights_hash(loaded.variables) == HASHES[name]
+    assert HASHES[name] in (path.parent / "MODEL_CARD.md").read_text()
     assert path.stat().st_size < 10_000_000
+    assert ("terms" in loaded.metadata) == (weights_set == "research")
 
 
-def test_both_fit_into_16_megabytes():
-    assert sum(shipped_path(network).stat().st_size for network in HASHES) < 16_000_000
+def test_sizes_of_the_package():
+    assert sum(shipped_path(network).stat().st_size for network in ("fusion", "sr")) < 16_000_000
+    folder = shipped_path("fusion").parent
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 30_000_000
+    assert {path.stem for path in folder.glob("*.safetensors")} == set(HASHES)
+
+
+def test_sets_go_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert load_weights("research", "fusion").metadata["sha256"] == HASHES["fusion_research"]
+    with pytest.raises(CheckpointError, match=r"no sr weights 'research'.*it has open"):
+        load_weights("research", "sr")
+    with pytest.raises(CheckpointError, match="say of which network"):
+        load_weights("open")
+    notes = load_variables("research", None).notes
+    assert "non-commercial" in notes[0]
+    assert "non-commercial" not in notes[1]
+    assert main(["weights", "list"]) == 0
+    assert "--fusion_ckpt research; trained with LLVIP" in capsys.readouterr().out
+    (tmp_path / "research").write_bytes(b"a file of the user's own comes first")
+    with pytest.raises(CheckpointError, match="research"):
+        load_weights("research", "fusion")
 
 
 def test_output_is_pinned():
@@ -37,6 +76,12 @@ def test_output_is_pinned():
     assert result.hr.shape == (192, 256, 3)
     np.testing.assert_allclose(result.fused[8::16, 8::16, 1].ravel(), FUSED, atol=2e-3)
     np.testing.assert_allclose(result.hr[96, 8::32, 1], ENLARGED, atol=2e-3)
+
+
+def test_research_gives_its_own_output():
+    pair = render_night_pair(48, 64, seed=3)
+    fused = load("research", fusion_only=True).fuse(pair.visible, pair.infrared)
+    np.testing.assert_allclose(fused[8::16, 8::16, 1].ravel(), FUSED_RESEARCH, atol=2e-3)
 
 
 def test_night_is_brightened_and_warm_people_stay_bright():

@@ -86,6 +86,8 @@ def describe(loaded: LoadedWeights) -> str:
         f"  arrays      {types}",
         f"  sha256      {loaded.metadata['sha256']}",
     ]
+    if "terms" in loaded.metadata:
+        lines.append(f"  terms       {loaded.metadata['terms']}")
     by_reason: dict[str, list[str]] = {}
     for key, reason in loaded.ignored.items():
         by_reason.setdefault(reason, []).append(key if key.isprintable() else repr(key))

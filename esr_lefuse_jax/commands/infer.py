@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     networks = parser.add_argument_group(
-        "weights: .pth, .safetensors or Orbax folders; the package's own by default"
+        "weights: .pth, .safetensors or Orbax folders; the package's own by default",
+        "Of its own the package has open, free for any use, and for fusion research: by night closer to both\n"
+        "cameras, for non-commercial research only (--fusion_ckpt research).",
     )
     networks.add_argument("--fusion_ckpt", type=Path, help="fusion network")
     networks.add_argument("--sr_ckpt", type=Path, help="super-resolution network")

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from esr_lefuse_jax.commands.convert import describe
-from esr_lefuse_jax.errors import CheckpointError, EsrLefuseError
+from esr_lefuse_jax.errors import EsrLefuseError
 from esr_lefuse_jax.weights import load_weights
 from esr_lefuse_jax.weights_cache import IMPORTABLE, cache_folder, cached_path, import_weights
-from esr_lefuse_jax.weights_shipped import shipped_path
+from esr_lefuse_jax.weights_shipped import SETS, is_shipped, shipped_path
 from weights_conversion.torch_names import NETWORKS
 
 
@@ -42,9 +42,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(_: argparse.Namespace) -> int:
     for network in ("fusion", "sr"):
-        try:
-            print(f"{network}: comes with the package, used by default\n  file  {shipped_path(network)}")
-        except CheckpointError:
+        there = [name for name in SETS if is_shipped(network, name)]
+        for name in there:
+            how = "used by default" if name == "open" else f"used by --{network}_ckpt {name}"
+            print(f"{network} {name}: comes with the package, {how}; {SETS[name]}")
+            print(f"  file  {shipped_path(network, name)}")
+        if not there:
             print(f"{network}: none comes with this version; name your own with --{network}_ckpt")
     print(f"cache: {cache_folder()}")
     for item in IMPORTABLE.values():

@@ -185,7 +185,8 @@ def load(
     """Loads both networks and returns the pipeline.
 
     Args:
-        fusion: fusion weights, `.pth`, `.safetensors` or an Orbax folder; the package's own if None.
+        fusion: fusion weights, `.pth`, `.safetensors` or an Orbax folder, or the name of a set of the package (`open`,
+            `research`); `open` if None.
         sr: super-resolution weights, likewise.
         ensemble: `none`, `x4`, `x8` or `reference`.
         dtype: `float32`, `bfloat16` or `float16`.
@@ -246,9 +247,10 @@ def load_variables(
                 f"give others, or --scale {actual}"
             )
     hashes = {network: weights_hash(loaded.variables) for network, loaded in found.items()}
-    notes = [
-        f"{network} weights: {loaded.path} ({hashes[network][:12]})" for network, loaded in found.items()
-    ]
+    notes = []
+    for network, loaded in found.items():
+        terms = f"; {loaded.metadata['terms']}" if "terms" in loaded.metadata else ""
+        notes.append(f"{network} weights: {loaded.path} ({hashes[network][:12]}{terms})")
     return PairOfWeights(
         found["fusion"].variables, found["sr"].variables if "sr" in found else None, hashes, notes
     )
