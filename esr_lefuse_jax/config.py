@@ -47,7 +47,7 @@ def default_config(stage: str = "fusion") -> ConfigDict:
     c.nonfinite_limit = 20  # steps in a row with a non-finite loss or gradient before training stops
 
     c.init = ConfigDict()
-    c.init.fusion = config_dict.placeholder(str)  # weights file or folder to start from
+    c.init.fusion = config_dict.placeholder(str)  # weights to start from: a file, a folder, open or research
     c.init.sr = config_dict.placeholder(str)
     c.init.bicubic_start = True  # an untrained super-resolution network starts as bicubic enlargement
 

@@ -8,7 +8,7 @@ from esr_lefuse_jax.errors import CheckpointError
 # What a set may be used for. `open` has both networks, `research` its own fusion network.
 SETS = {
     "open": "free for any use (MIT)",
-    "research": "trained with LLVIP: for non-commercial research only",
+    "research": "trained with LLVIP and MSRS: for non-commercial research only",
 }
 _FOLDER = Path(__file__).parent / "pretrained"
 
@@ -28,14 +28,17 @@ def shipped_path(network: str, weights_set: str = "open") -> Path:
         others = ", ".join(name for name in SETS if is_shipped(network, name))
         raise CheckpointError(
             f"this version of the package ships no {network} weights {weights_set!r}"
-            f"{f' (it has {others})' if others else ''}: "
-            f"give your own with --{network}_ckpt (load({network}=...) in Python)"
+            f"{f' (it has {others})' if others else ''}: give a file or folder of your own"
         )
     return path
 
 
 def resolve(path: str | os.PathLike[str], network: str | None) -> Path:
     """Path of weights that are given as a file, a folder, or the name of a set.
+
+    Args:
+        path: what the user gave; a file or folder of that name comes before a set.
+        network: the network it must be, if known.
 
     Raises:
         CheckpointError: a set was named that has no such network, or without saying which network.

@@ -118,16 +118,17 @@ def pictures(m3svd: Path) -> dict[str, dict[str, Picture]]:
     return found
 
 
-def real_pictures(folder: Path) -> list[Picture]:
-    """The pairs of a folder as they are."""
-    found = []
-    for pair in find_pairs(folder / "ir", folder / "vi")[0]:
+def real_pictures(folder: Path) -> tuple[dict[str, Picture], list[str]]:
+    """The pairs of a folder as they are, by stem, and lines about files that did not pair."""
+    found = {}
+    pairs, problems = find_pairs(folder / "ir", folder / "vi")
+    for pair in pairs:
         if pair.stem != MEASURED:
             y, infrared = targets.luminance(read_visible(pair.visible)), read_infrared(pair.infrared)
-            found.append(Picture(_levels(y), _levels(infrared), _levels(enhance(y))))
+            found[pair.stem] = Picture(_levels(y), _levels(infrared), _levels(enhance(y)))
     if not found:
         raise ConfigError(f"{folder}: has no pairs in ir/ and vi/")
-    return found
+    return found, problems
 
 
 def window(picture: Picture, side: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -198,10 +199,16 @@ class FusionData:
             for of_kind in found.values()
         ]
         shares = np.array(list(SHARES.values())) * (1 - REAL if real else 1)
-        self.kinds += [real_pictures(folder) for folder in real]
+        names = [name for of_kind in found.values() for name in sorted(of_kind)]
+        for folder in real:
+            pairs, problems = real_pictures(folder)
+            self.kinds.append(list(pairs.values()))
+            self.notes += tuple(problems)
+            names += [f"{folder.name}/{stem}" for stem in pairs]
         self.shares = np.append(shares, [REAL / len(real) for _ in real])
         self.examples = sum(map(len, self.kinds))
-        code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # other windows are another run
+        # Other windows, or windows of other files, are another run.
+        code = hashlib.sha256(Path(__file__).read_bytes() + "\n".join(names).encode()).hexdigest()
         self.fingerprint = f"fusion-open-{self.examples}-{code[:12]}"
         held = {
             kind: [p for name, p in sorted(of_kind.items()) if name.startswith(HELD_OUT)]

@@ -3,7 +3,8 @@
 DATA holds `llvip/train`, `llvip/test`, `m3fd`, `m3svd` and `video`, each with `ir/` and `vi/`, the last with `.mp4`
 files, and `llvip/original_fused_lr` with the original's picture of 010001. OUT takes the pictures and, for every set, the
 tables of `launch/eval.py` (`tables/`). LPIPS must have been imported (`esr-lefuse eval --import_lpips`). `--only fusion`,
-`video`, `enlargement` or `fused` measures a part.
+`video`, `enlargement` or `fused` measures a part. `--fusion_ckpt` and `--sr_ckpt` measure other weights, under `--label`;
+give each its own OUT, or its tables take the place of those before.
 """
 
 import argparse
@@ -32,16 +33,16 @@ def measure_fusion(args: argparse.Namespace) -> None:
     for name in ("llvip/test", "m3fd"):
         data, out = args.data / name, args.out / name
         sources = ["--ir_dir", data / "ir", "--vis_dir", data / "vi"]
-        command("infer", *sources, "--fusion_only", "--out_dir", out / "open", *weights)
-        evaluate(out, *sources, "--baselines", "clahe_max", "--metrics", *FUSION_METRICS)
+        command("infer", *sources, "--fusion_only", "--out_dir", out / args.label, *weights)
+        evaluate(out / args.label, *sources, "--baselines", "clahe_max", "--metrics", *FUSION_METRICS)
     out = args.out / "llvip/010001"
     for kind in ("ir", "vi"):
         (out / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(args.data / "llvip/train" / kind / "010001.jpg", out / kind)
     sources = ["--ir_dir", out / "ir", "--vis_dir", out / "vi"]
-    command("infer", *sources, "--fusion_only", "--out_dir", out / "open", *weights)
+    command("infer", *sources, "--fusion_only", "--out_dir", out / args.label, *weights)
     original = f"original={args.data / 'llvip/original_fused_lr'}"
-    evaluate(out, *sources, "--compare", original, "--metrics", *FUSION_METRICS)
+    evaluate(out / args.label, *sources, "--compare", original, "--metrics", *FUSION_METRICS)
 
 
 def measure_flicker(args: argparse.Namespace) -> None:
@@ -58,7 +59,10 @@ def measure_flicker(args: argparse.Namespace) -> None:
             pictures = (levels(pipeline.fuse(visible, infrared)), fuse("max", visible, infrared))
             means.append([float((picture @ np.array([0.299, 0.587, 0.114])).mean()) for picture in pictures])
         moved = np.abs(np.diff(np.array(means), axis=0)).mean(axis=0)
-        print(f"{path.stem}: {len(means)} frames, open {moved[0]:.3f}, max(Y, IR) {moved[1]:.3f}", flush=True)
+        print(
+            f"{path.stem}: {len(means)} frames, {args.label} {moved[0]:.3f}, max(Y, IR) {moved[1]:.3f}",
+            flush=True,
+        )
 
 
 def measure_fused(args: argparse.Namespace) -> None:
@@ -67,8 +71,17 @@ def measure_fused(args: argparse.Namespace) -> None:
     for file in ENLARGED:
         visible, infrared = (read(args.data / "llvip/test" / kind / file) for kind in ("vi", "ir"))
         lr = centre(levels(pipeline.fuse(visible, infrared[..., 0])), FUSED_SIDE)
-        enlarge(pipeline, lr, out, Path(file).stem)
-    evaluate(out, "--lr_dir", out / "lr", "--gt_baseline", "bicubic4x", "--metrics", "psnr", "lr_consistency")
+        enlarge(pipeline, lr, out, Path(file).stem, args.label)
+    evaluate(
+        out / args.label,
+        "--lr_dir",
+        out / "lr",
+        "--gt_baseline",
+        "bicubic4x",
+        "--metrics",
+        "psnr",
+        "lr_consistency",
+    )
 
 
 def measure_enlargement(args: argparse.Namespace) -> None:
@@ -85,20 +98,20 @@ def measure_enlargement(args: argparse.Namespace) -> None:
         for stem, picture in pictures.items():
             hr = centre(picture)
             write(out / "gt" / f"{stem}.png", hr)
-            enlarge(pipeline, np.rint(box_down(hr, 4)).astype(np.uint8), out, stem)
+            enlarge(pipeline, np.rint(box_down(hr, 4)).astype(np.uint8), out, stem, args.label)
         truth = ["--lr_dir", out / "lr", "--gt_baseline", "gt", out / "gt", "--baselines", "bicubic"]
-        evaluate(out, *truth, "--metrics", "psnr", "ssim", "lpips", "lr_consistency")
+        evaluate(out / args.label, *truth, "--metrics", "psnr", "ssim", "lpips", "lr_consistency")
 
 
-def enlarge(pipeline: Pipeline, lr: np.ndarray, out: Path, stem: str) -> None:
+def enlarge(pipeline: Pipeline, lr: np.ndarray, out: Path, stem: str, label: str) -> None:
     """Writes a small picture and its enlargement."""
     write(out / "lr" / f"{stem}.png", lr)
-    write(out / "open" / f"{stem}.png", levels(pipeline.enlarge(lr)))
+    write(out / label / f"{stem}.png", levels(pipeline.enlarge(lr)))
 
 
-def evaluate(out: Path, *flags: object) -> None:
-    """`launch/eval.py` on the pictures of a set."""
-    command("eval", "--pred_dir", out / "open", *flags, "--out_dir", out / "tables", "--quiet")
+def evaluate(made: Path, *flags: object) -> None:
+    """`launch/eval.py` on the pictures of a set; the tables go beside their folder."""
+    command("eval", "--pred_dir", made, *flags, "--out_dir", made.parent / "tables", "--quiet")
 
 
 def command(*words: object) -> None:
@@ -143,6 +156,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--fusion_ckpt", help="other fusion weights than the package's")
     parser.add_argument("--sr_ckpt", help="other super-resolution weights than the package's")
+    parser.add_argument("--label", default="open", help="name of the weights in tables (default %(default)s)")
     args = parser.parse_args()
     for name, measure in PARTS.items():
         if not args.only or name in args.only:

@@ -1,8 +1,8 @@
 """Windows for the super-resolution weights `open`: M3SVD frames, free pictures of packages, and the teacher's references.
 
 `--config.data.train` is `M3SVD[,PHOTOGRAPHS[,PSEUDO_HR]]`: the frames; the folder in which Debian's package
-`lomiri-wallpapers-16.04` puts its pictures; a set that `launch/make_pseudo_hr.py` made from the frames. Without the last
-two the shares of the others grow.
+`lomiri-wallpapers-16.04` puts its pictures; a set that `launch/make_pseudo_hr.py` made from the frames. Where the
+last, or the last two, are left out, the shares of the others grow.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ FREE_PICTURES = {
     "hubble_deep_field.jpg": 3.0,
     "camera.png": 3.0,
 }
-# CC BY 4.0, one (seeding) CC0; by their files' names the authors are Aitzol Berasategi, Trevor "Freespace", Jakub Mede
-# and Clemens Engelhardt. Beside each name how its SHA-256 begins.
+# CC BY 4.0, one (seeding) CC0; by the package's copyright file the authors are Aitzol Berasategi, Trevor "Freespace",
+# Jakub Mede and Clemens Engelhardt. Beside each name how its SHA-256 begins.
 PHOTOGRAPHS = {
     "Picture_0B_by_freespace.jpg": "c8c0ab18e48d9e04",
     "Picture_1A_by_freespace.jpg": "89e86af38d04daae",
@@ -106,7 +106,10 @@ class SuperResolutionData:
     def __init__(self, config: ConfigDict):
         """Reads the folders that `config.data.train` names; raises ConfigError for what is not there or another file."""
         self.config = config
-        m3svd, photographs, pseudo_hr = ([*map(Path, config.data.train.split(",")), None, None])[:3]
+        folders = config.data.train.split(",")
+        if len(folders) > 3 or not all(folders):
+            raise ConfigError(f"data.train {config.data.train!r}: give M3SVD[,PHOTOGRAPHS[,PSEUDO_HR]]")
+        m3svd, photographs, pseudo_hr = [*map(Path, folders), None, None][:3]
         files = sorted((m3svd / "vi").glob("*.jpg"))
         if not files:
             raise ConfigError(f"{m3svd}: has no vi/*.jpg; give the folder of M3SVD's frames")
@@ -125,8 +128,12 @@ class SuperResolutionData:
         shares = np.array([SHARES[kind] for kind in self.kinds])
         self.shares = shares / shares.sum()
         self.examples = 20 * sum(map(len, there.values()))
-        code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # other windows are another run
-        self.fingerprint = f"sr-open-{'-'.join(self.kinds)}-{self.examples}-{code[:12]}"
+        # Other windows, or windows of other files, are another run.
+        known = hashlib.sha256(Path(__file__).read_bytes())
+        known.update("\n".join(f.name for f in files).encode())
+        for pair in self.taught:
+            known.update(pair.lr.tobytes() + pair.hr.tobytes())
+        self.fingerprint = f"sr-open-{'-'.join(self.kinds)}-{self.examples}-{known.hexdigest()[:12]}"
         held = [read(f) for f in files if f.name.startswith(HELD_OUT)][::7]
         self.validation = []
         for picture in [skimage_picture("coffee.png"), skimage_picture("chelsea.png"), *held]:

@@ -16,6 +16,8 @@ Two super-resolution networks, one trained for fidelity and one from there for p
 
     python recipes/train_open.py interpolate RUN1/best.safetensors RUN2/checkpoints/400 SR.safetensors 0.75
 
+`ship fusion FUSION.safetensors open` (or `sr`, or `research`) puts weights into the package, kernels as float16.
+
 For an ablation, `recalibration`, `global` or `local` is switched off in wired weights and stays off in a leg from them:
 
     python recipes/train_open.py without recalibration WIRED.safetensors START.safetensors
@@ -37,11 +39,18 @@ from fusion_open_merge import Entry, fixed_in, trained, wire, with_contrast, wit
 from ml_collections import ConfigDict
 from sr_open_data import SuperResolutionData
 
-from esr_lefuse_jax import weights
+from esr_lefuse_jax import weights, weights_shipped
 from esr_lefuse_jax.commands import train
-from esr_lefuse_jax.errors import EsrLefuseError
+from esr_lefuse_jax.errors import ConfigError, EsrLefuseError
 from esr_lefuse_jax.training import inputs, loop
 from esr_lefuse_jax.training.optimizer import make_optimizer
+from esr_lefuse_jax.weights_shipped import SETS
+
+TRAINED_ON = {
+    ("fusion", "open"): "M3SVD (MIT), rendered street pairs",
+    ("fusion", "research"): "M3SVD (MIT), rendered street pairs, LLVIP train (non-commercial), MSRS test",
+    ("sr", "open"): "M3SVD (MIT), CC0, public domain and CC BY 4.0 pictures: see LICENSE beside the file",
+}
 
 
 @contextlib.contextmanager
@@ -83,23 +92,46 @@ def wire_file(m3svd: str, source: str, path: str) -> None:
 
 def set_contrast(source: str, path: str, *numbers: str) -> None:
     """Writes wired fusion weights of another contrast."""
-    variables = weights.load_weights(source, "fusion").variables
-    weights.save_safetensors(path, "fusion", with_contrast(variables, *map(float, numbers)), {})
+    loaded = weights.load_weights(source, "fusion")
+    changed = with_contrast(loaded.variables, *map(float, numbers))
+    weights.save_safetensors(path, "fusion", changed, terms_of(loaded))
 
 
 def interpolate(first: str, second: str, path: str, share: str) -> None:
     """Writes super-resolution weights between two networks."""
-    a, b = (weights.load_weights(source, "sr").variables for source in (first, second))
+    found = [weights.load_weights(source, "sr") for source in (first, second)]
+    a, b = (loaded.variables for loaded in found)
     between = jax.tree.map(
         lambda x, y: np.asarray((1 - float(share)) * x + float(share) * y, np.float32), a, b
     )
-    weights.save_safetensors(path, "sr", between, {})
+    weights.save_safetensors(path, "sr", between, terms_of(*found))
 
 
 def switch_off(path: str, source: str, target: str) -> None:
     """Writes wired fusion weights without a path."""
-    variables = weights.load_weights(source, "fusion").variables
-    weights.save_safetensors(target, "fusion", without(variables, path), {})
+    loaded = weights.load_weights(source, "fusion")
+    weights.save_safetensors(target, "fusion", without(loaded.variables, path), terms_of(loaded))
+
+
+def ship(network: str, source: str, weights_set: str) -> None:
+    """Puts weights into the package, as a set's."""
+    if (network, weights_set) not in TRAINED_ON:
+        known = ", ".join(" ".join(pair) for pair in TRAINED_ON)
+        raise ConfigError(f"{network} {weights_set}: no such weights of the package (it has {known})")
+    metadata = {"set": weights_set, "trained_on": TRAINED_ON[network, weights_set]}
+    if weights_set == "open":
+        metadata["license"] = "MIT"
+    else:
+        metadata |= {"license": f"see LICENSE-{weights_set}", "terms": SETS[weights_set]}
+    path = Path(weights_shipped.__file__).parent / "pretrained" / f"{network}_{weights_set}.safetensors"
+    variables = weights.load_weights(source, network).variables
+    print(f"{path}: {weights.save_safetensors(path, network, variables, metadata, dtype='float16')}")
+
+
+def terms_of(*sources: weights.LoadedWeights) -> dict[str, str]:
+    """The terms that weights made from others inherit."""
+    terms = {loaded.metadata["terms"]: None for loaded in sources if "terms" in loaded.metadata}
+    return {"terms": "; ".join(terms)} if terms else {}
 
 
 def main(arguments: list[str]) -> int:
@@ -109,6 +141,7 @@ def main(arguments: list[str]) -> int:
         "contrast": set_contrast,
         "interpolate": interpolate,
         "without": switch_off,
+        "ship": ship,
     }
     if arguments and arguments[0] in tools:
         try:

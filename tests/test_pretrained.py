@@ -64,6 +64,14 @@ def test_sets_go_by_name(tmp_path, monkeypatch, capsys):
     assert "non-commercial" not in notes[1]
     assert main(["weights", "list"]) == 0
     assert "--fusion_ckpt research; trained with LLVIP" in capsys.readouterr().out
+    assert main(["convert", "research", "r.pth", "--network", "fusion"]) == 0
+    said = capsys.readouterr()
+    assert "terms       trained with LLVIP" in said.out
+    assert "keeps no note" in said.err
+    assert main(["convert", "research", "r.safetensors", "--network", "fusion"]) == 0
+    assert "non-commercial" in load_weights("r.safetensors").metadata["terms"]
+    with pytest.raises(CheckpointError, match="research: no such file"):
+        load_weights("./research", "fusion")
     (tmp_path / "research").write_bytes(b"a file of the user's own comes first")
     with pytest.raises(CheckpointError, match="research"):
         load_weights("research", "fusion")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from esr_lefuse_jax import weights
 from esr_lefuse_jax.config import default_config
 from esr_lefuse_jax.errors import ConfigError
 from esr_lefuse_jax.metrics import box_down
@@ -24,6 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "recipes"))
 import fusion_open_data
 import fusion_open_merge as merge
 import sr_open_data
+import train_open
 
 SHAPE = (24, 40)
 
@@ -162,14 +164,22 @@ def test_windows_depend_on_seed_and_step_and_belong_together(frames, tmp_path, m
         assert first[name].shape == (6, side, side, 3)
         assert first[name].dtype == np.float32
         np.testing.assert_array_equal(second[name], again[name])
-    for lr, hr in zip(first["lr"], first["hr"], strict=True):
-        np.testing.assert_allclose(box_down(hr * 255, 4) / 255, lr, atol=0.51 / 255)
+    monkeypatch.setattr(sr_open_data, "DIM", 1.0)
+    data.kinds, data.shares = ["taught"], np.ones(1)
+    taught = next(data.batches(0))
+    for batch in (first, taught):
+        for lr, hr in zip(batch["lr"], batch["hr"], strict=True):
+            np.testing.assert_allclose(box_down(hr * 255, 4) / 255, lr, atol=0.51 / 255)
+    assert len({hr.max() for hr in taught["hr"]}) == 6, "dimmed differently"
 
 
 def test_other_pictures_than_those_of_the_recipe_are_named(frames, tmp_path):
     pytest.importorskip("skimage", reason="the recipe reads scikit-image's pictures")
     with pytest.raises(ConfigError, match="vi/"):
         sr_open_data.SuperResolutionData(sr_config(tmp_path / "nothing"))
+    for folders in ((frames, "", frames), (frames,) * 4):
+        with pytest.raises(ConfigError, match="give M3SVD"):
+            sr_open_data.SuperResolutionData(sr_config(*folders))
     photographs = tmp_path / "photographs"
     photographs.mkdir()
     first = next(iter(sr_open_data.PHOTOGRAPHS))
@@ -181,3 +191,52 @@ def test_other_pictures_than_those_of_the_recipe_are_named(frames, tmp_path):
     made = make_pseudo_hr(Fused(f"{sr_open_data.HELD_OUT}_0000"), repeated, tmp_path, Options(1, 32), "x")
     with pytest.raises(ConfigError, match="held out"):
         sr_open_data.taught(made.folder, 4)
+
+
+def test_real_pairs_without_the_measured_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(fusion_open_data, "RENDERED", 1)
+    rng = np.random.default_rng(2)
+
+    def write(folder, *names):
+        for kind in ("ir", "vi"):
+            (tmp_path / folder / kind).mkdir(parents=True, exist_ok=True)
+            for name in names:
+                picture = np.kron(rng.integers(0, 255, (12, 16, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+                picture = picture[..., 0] if kind == "ir" else picture
+                Image.fromarray(picture).save(tmp_path / folder / kind / f"{name}.jpg", quality=96)
+        return tmp_path / folder
+
+    m3svd = write("m3svd", "0101_0000", f"{fusion_open_data.HELD_OUT}_0000")
+    real = write("real", fusion_open_data.MEASURED, "010002")
+    config = default_config("fusion")
+    config.data.crop, config.batch_size = 32, 2
+    config.data.train = f"{m3svd},{real}"
+    data = fusion_open_data.FusionData(config)
+    assert [len(kind) for kind in data.kinds[-2:]] == [1, 1]
+    assert data.shares[-1] == pytest.approx(0.6)
+    assert data.shares.sum() == pytest.approx(1)
+    assert next(data.batches(0))["target"].shape == (2, 32, 32, 1)
+    write("real", "010003")
+    more = fusion_open_data.FusionData(config)
+    assert len(more.kinds[-1]) == 2
+    assert more.fingerprint != data.fingerprint
+    config.data.train = str(m3svd)
+    assert fusion_open_data.FusionData(config).shares.sum() == pytest.approx(1)
+    config.data.train = f"{m3svd},{write('empty')}"
+    with pytest.raises(ConfigError, match="empty: has no pairs"):
+        fusion_open_data.FusionData(config)
+
+
+def test_terms_go_on_to_what_is_made_from_weights(wired, tmp_path, monkeypatch):
+    source, changed = tmp_path / "source.safetensors", tmp_path / "changed.safetensors"
+    weights.save_safetensors(source, "fusion", wired, {"terms": "for nobody"})
+    for arguments in (["contrast", source, changed, "1.1", "0", "0"], ["without", "local", source, changed]):
+        assert train_open.main(list(map(str, arguments))) == 0
+        assert weights.load_weights(changed, "fusion").metadata["terms"] == "for nobody"
+    (tmp_path / "pretrained").mkdir()
+    monkeypatch.setattr(train_open.weights_shipped, "__file__", str(tmp_path / "weights_shipped.py"))
+    assert train_open.main(["ship", "fusion", str(source), "research"]) == 0
+    shipped = weights.load_weights(tmp_path / "pretrained" / "fusion_research.safetensors", "fusion")
+    assert "LLVIP" in shipped.metadata["terms"]
+    assert shipped.dtypes["float16"] > 0
+    assert train_open.main(["ship", "sr", str(source), "research"]) == 1

@@ -68,19 +68,25 @@ def test_from_pairs_to_a_measured_4x_picture(tmp_path):
     lr_hr = tmp_path / "pseudo" / "lr_hr_pairs"
     sr = train("sr", tmp_path / "sr", **{"data.train": f"pseudo_hr:{lr_hr}", "data.crop": 12})
 
+    with_terms = tmp_path / "with_terms.safetensors"
+    variables = weights.load_weights(fusion / "best.safetensors").variables
+    weights.save_safetensors(with_terms, "fusion", variables, {"terms": "for friends"})
     joint = train(
         "joint",
         tmp_path / "joint",
         **{
             "data.train": pairs,
-            "init.fusion": fusion / "best.safetensors",
+            "init.fusion": with_terms,
             "init.sr": sr / "checkpoints" / "4" / "sr",
             "loss.teacher": teacher,
             "data.crop": 16,
         },
     )
     for name in ("fusion", "sr"):
-        assert weights.load_weights(joint / f"best_{name}.safetensors").network == name
+        loaded = weights.load_weights(joint / f"best_{name}.safetensors")
+        assert loaded.network == name
+        assert loaded.metadata["terms"] == "for friends", "of what it was trained from"
+    assert "terms" not in weights.load_weights(sr / "best.safetensors").metadata
 
     out = tmp_path / "out"
     run(

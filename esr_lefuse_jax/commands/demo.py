@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another street (default %(default)s)")
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=320)
-    parser.add_argument("--fusion_ckpt", type=Path, help="fusion weights (default: the package's own)")
-    parser.add_argument("--sr_ckpt", type=Path, help="super-resolution weights (default: the package's own)")
+    parser.add_argument("--fusion_ckpt", help="fusion weights (default: the package's own)")
+    parser.add_argument("--sr_ckpt", help="super-resolution weights (default: the package's own)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     networks = parser.add_argument_group(
         "weights: .pth, .safetensors or Orbax folders; the package's own by default",
-        "Of its own the package has open, free for any use, and for fusion research: by night closer to both\n"
-        "cameras, for non-commercial research only (--fusion_ckpt research).",
+        "The package has `open`, free for any use, and `research`, a fusion network for non-commercial research\n"
+        "that keeps more of both cameras at night (--fusion_ckpt research).",
     )
-    networks.add_argument("--fusion_ckpt", type=Path, help="fusion network")
-    networks.add_argument("--sr_ckpt", type=Path, help="super-resolution network")
+    networks.add_argument("--fusion_ckpt", help="fusion network")
+    networks.add_argument("--sr_ckpt", help="super-resolution network")
     networks.add_argument(
         "--fusion_only", action="store_true", help="no super-resolution: write the fused images"
     )

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument("--fused_dir", type=Path, help="folder of fused images: stage 1 was done before")
     inputs.add_argument("--ir_range", default="auto", help="auto, full or LOW,HIGH, as for infer")
     weights = parser.add_argument_group("weights: .pth, .safetensors or Orbax folders")
-    weights.add_argument("--fusion_ckpt", type=Path, help="fusion network (default: the package's own)")
+    weights.add_argument("--fusion_ckpt", help="fusion network (default: the package's own)")
     weights.add_argument(
         "--teacher_ckpt",
         type=Path,

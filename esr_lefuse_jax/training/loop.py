@@ -150,8 +150,9 @@ class _Run:
     def _initial_state(self) -> tuple[TrainState, int | None]:
         """The state to start from, a fresh one or the latest checkpoint's, and its step (else None)."""
         config = self.config
+        variables, self.terms = starting_variables(config, self.stage)
         fresh = create_state(
-            starting_variables(config, self.stage),
+            variables,
             self.optimizer,
             keep_average=config.optimizer.ema_decay > 0,
             scale_loss=config.precision == "float16",
@@ -168,6 +169,8 @@ class _Run:
             return
         for note in self.data.notes:
             self.log.warn(note)
+        if self.terms:
+            self.log.warn(f"the weights this run starts from have terms, kept with its own: {self.terms}")
         options = json.dumps(flatten(self.config), indent=1, default=str)
         write_bytes(self.folder / "config.json", options.encode())
         overview = parameter_overview.get_parameter_overview(self.state.params, include_stats="global")
@@ -313,6 +316,8 @@ class _Run:
             self.config.early_stopping.metric: repr(value),
             "stage": self.stage.name,
         }
+        if self.terms:
+            metadata["terms"] = self.terms
         for name, variables in exported_variables(self.state).items():
             file = "best.safetensors" if len(self.stage.networks) == 1 else f"best_{name}.safetensors"
             weights.save_safetensors(self.folder / file, name, jax.device_get(variables), metadata)

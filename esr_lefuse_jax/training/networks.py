@@ -16,14 +16,18 @@ Tree = dict[str, Any]
 FROZEN = {"vgg16": ("loss.vgg16", "vgg16"), "rrdb": ("loss.teacher", "realesrgan")}
 
 
-def starting_variables(config: ConfigDict, stage: Stage) -> dict[str, Tree]:
+def starting_variables(config: ConfigDict, stage: Stage) -> tuple[dict[str, Tree], str]:
     """Variables of the trained networks: from `init.<network>` where that is set, else untrained.
+
+    Returns:
+        The variables by network; the terms that come with them, and so with what is trained from them ("": none).
 
     Raises:
         CheckpointError: a file cannot be used.
         ConfigError: a super-resolution network of another scale.
     """
     found: dict[str, Tree] = {}
+    terms: dict[str, None] = {}
     for name, network in stage.networks.items():
         path = config.init[name]
         if path:
@@ -34,12 +38,14 @@ def starting_variables(config: ConfigDict, stage: Stage) -> dict[str, Tree]:
                     f"{config.model.scale}"
                 )
             found[name] = loaded.variables
+            if "terms" in loaded.metadata:
+                terms[loaded.metadata["terms"]] = None
             continue
         variables = initial_variables(network, stage.example_inputs()[name], config.seed)
         if name == "sr" and config.init.bicubic_start:
             variables = {"params": bicubic_start(variables["params"])}
         found[name] = variables
-    return found
+    return found, "; ".join(terms)
 
 
 def frozen_variables(config: ConfigDict, stage: Stage) -> dict[str, Tree]:
