@@ -12,7 +12,7 @@ infrared:
     python recipes/train_open.py contrast RUN/checkpoints/800 FUSION.safetensors 1.45 0.02 0
 
 Two super-resolution networks, one trained for fidelity and one from there for perception, are interpolated (Wang et al.,
-"ESRGAN", ECCVW 2018), here with .75 of the second:
+"ESRGAN", ECCVW 2018), here with .75 of the second (the shipped ones are not: the model card says why):
 
     python recipes/train_open.py interpolate RUN1/best.safetensors RUN2/checkpoints/400 SR.safetensors 0.75
 
