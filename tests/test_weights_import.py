@@ -96,7 +96,7 @@ def test_import_realesrgan(tmp_path, cache, monkeypatch, run):
     listing = run("weights", "list")[1]
     assert "not imported; run: esr-lefuse weights import vgg16" in listing
     assert str(cache / "realesrgan.safetensors") in listing
-    assert "fusion: " in listing
+    assert "fusion open: comes with the package" in listing
     # The file inside the archive is taken as well, and a damaged one is not.
     (tmp_path / "model.bin").write_bytes(member)
     assert run("weights", "import", "realesrgan", "--from", tmp_path / "model.bin")[0] == 0
