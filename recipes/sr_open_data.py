@@ -46,10 +46,8 @@ PHOTOGRAPHS = {
 PORTRAIT, PORTRAIT_SHARE = "sample_data/grace_hopper.jpg", 6.0  # of matplotlib; public domain
 SHARES = {"frames": 0.38, "free": 0.15, "photographs": 0.37, "taught": 0.10}
 REDUCED = 0.4  # share of windows of frames and free pictures that are cut larger and reduced, which makes them sharper
-FRAME_ZOOM, PHOTOGRAPH_ZOOM = (
-    (1.3, 2.2),
-    (1.2, 4.0),
-)  # large photographs are soft at their own size: always reduced
+FRAME_ZOOM = (1.3, 2.2)
+PHOTOGRAPH_ZOOM = (1.2, 4.0)  # large photographs are soft at their own size: always reduced
 BOX = 0.8  # share reduced by box means, as the evaluation does; the rest bicubic with antialiasing
 DIM = 0.3  # share of dimmed windows
 
