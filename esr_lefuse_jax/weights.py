@@ -68,6 +68,12 @@ class LoadedWeights:
         """Number of trained parameters."""
         return sum(leaf.size for leaf in flatten(self.variables["params"]).values())
 
+    @property
+    def terms(self) -> str:
+        """What the weights may be used for, as noted in the file, on one line; "" when nothing is noted."""
+        terms = self.metadata.get("terms", "")
+        return terms if terms.isprintable() else repr(terms)
+
 
 def load_weights(path: str | os.PathLike[str], network: str | None = None) -> LoadedWeights:
     """Reads weights of any supported kind; the content decides, not the name.

@@ -130,7 +130,7 @@ def ship(network: str, source: str, weights_set: str) -> None:
 
 def terms_of(*sources: weights.LoadedWeights) -> dict[str, str]:
     """The terms that weights made from others inherit."""
-    terms = {loaded.metadata["terms"]: None for loaded in sources if "terms" in loaded.metadata}
+    terms = {loaded.terms: None for loaded in sources if loaded.terms}
     return {"terms": "; ".join(terms)} if terms else {}
 
 

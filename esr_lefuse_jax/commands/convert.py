@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     kept = {k: v for k, v in loaded.metadata.items() if k not in ("sha256", "network", "format")}
     metadata = {"converted_from": args.input.name, **kept}
     if suffix in _PTH:
-        if "terms" in kept:
+        if loaded.terms:
             print("warning: a .pth keeps no note of these terms", file=sys.stderr)
         save_pth(args.output, loaded.network, loaded.variables)
     elif suffix in _SAFETENSORS:
@@ -75,11 +75,6 @@ def run(args: argparse.Namespace) -> int:
         save_orbax(args.output, loaded.network, loaded.variables, metadata)
     print(f"wrote {args.output}")
     return 0
-
-
-def one_line(text: str) -> str:
-    """Text of a file, safe to print within a line."""
-    return text if text.isprintable() else repr(text)
 
 
 def describe(loaded: LoadedWeights) -> str:
@@ -94,11 +89,11 @@ def describe(loaded: LoadedWeights) -> str:
         f"  arrays      {types}",
         f"  sha256      {loaded.metadata['sha256']}",
     ]
-    if "terms" in loaded.metadata:
-        lines.append(f"  terms       {one_line(loaded.metadata['terms'])}")
+    if loaded.terms:
+        lines.append(f"  terms       {loaded.terms}")
     by_reason: dict[str, list[str]] = {}
     for key, reason in loaded.ignored.items():
-        by_reason.setdefault(reason, []).append(one_line(key))
+        by_reason.setdefault(reason, []).append(key if key.isprintable() else repr(key))
     for reason, keys in by_reason.items():
         lines.append(f"  ignored     {', '.join(keys)}: {reason}")
     return "\n".join(lines)

@@ -249,11 +249,8 @@ def load_variables(
     hashes = {network: weights_hash(loaded.variables) for network, loaded in found.items()}
     notes = []
     for network, loaded in found.items():
-        terms = loaded.metadata.get("terms", "")
-        terms = terms if terms.isprintable() else repr(terms)  # a file's text must not break the line
-        notes.append(
-            f"{network} weights: {loaded.path} ({hashes[network][:12]}{'; ' if terms else ''}{terms})"
-        )
+        terms = f"; {loaded.terms}" if loaded.terms else ""
+        notes.append(f"{network} weights: {loaded.path} ({hashes[network][:12]}{terms})")
     return PairOfWeights(
         found["fusion"].variables, found["sr"].variables if "sr" in found else None, hashes, notes
     )

@@ -38,8 +38,8 @@ def starting_variables(config: ConfigDict, stage: Stage) -> tuple[dict[str, Tree
                     f"{config.model.scale}"
                 )
             found[name] = loaded.variables
-            if "terms" in loaded.metadata:
-                terms[loaded.metadata["terms"]] = None
+            if loaded.terms:
+                terms[loaded.terms] = None
             continue
         variables = initial_variables(network, stage.example_inputs()[name], config.seed)
         if name == "sr" and config.init.bicubic_start:
