@@ -191,6 +191,29 @@ def test_less_memory_means_lower_strips():
         assert plan == Plan(8)
 
 
+def test_buffers_kept_for_the_next_image_change_nothing(pair):
+    """A smaller image after a larger one, and any image after one that gave NaN, as if it were the first."""
+    pipeline = Pipeline(networks.variables("fusion"), networks.variables("sr"))
+    pipeline.canvases = Canvases(waste=1.0, shapes=[(24, 40)])
+    visible, infrared = pair
+    first = pipeline.fuse(visible, infrared)
+    kept = pipeline._kept
+    small = visible[:13, :19], infrared[:13, :19]
+    after_larger = pipeline.fuse(*small)
+    assert pipeline._kept is kept
+    pipeline._kept = None
+    np.testing.assert_array_equal(after_larger, pipeline.fuse(*small))
+
+    weights = pipeline._fusion
+    pipeline._fusion = jax.tree.map(lambda leaf: leaf * np.nan, weights)
+    assert not np.isfinite(pipeline.fuse(visible, infrared)).any()
+    pipeline._fusion = weights
+    np.testing.assert_array_equal(pipeline.fuse(visible, infrared), first)
+
+    pipeline.enlarge(first)
+    assert pipeline._kept is None  # stage 2 has the memory to itself
+
+
 def test_planes_on_disk_change_nothing(pair, result):
     """A budget of one byte keeps all planes in files."""
     small = Pipeline(networks.variables("fusion"), networks.variables("sr"), max_memory=1)

@@ -98,9 +98,12 @@ class HostPlane:
 class OnDisk:
     """The passes of `streaming.InMemory`, on planes that are in files."""
 
-    def zeros(self, grid: Grid, batch: int, channels: int, dtype: Any) -> DiskPlane:
-        """An empty buffer."""
+    def take(self, grid: Grid, batch: int, channels: int, dtype: Any) -> DiskPlane:
+        """A new file, empty."""
         return DiskPlane(grid, batch, channels, jnp.dtype(dtype))
+
+    def give_back(self, grid: Grid, *planes: DiskPlane) -> None:
+        """Nothing to keep: a file takes no room once nobody holds it."""
 
     def result(self, grid: Grid, batch: int, channels: int, dtype: Any) -> HostPlane:
         """An empty buffer for what the last pass gives."""

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esr_lefuse_jax.inference.rows import Plane, Rows, WholeRows
+from esr_lefuse_jax.inference.rows import Plane, Rows, WholeRows, settle
 from esr_lefuse_jax.models.fusion import HEAD_CHANNELS, NORM_FLOOR
 from esr_lefuse_jax.models.layers import channel_norm, leaky_relu, mean_of_conv
 from esr_lefuse_jax.ops.depthwise import pad_for, shifted_sum
@@ -147,11 +147,11 @@ def attention_sums(rows: Rows, p: Tree, x: Plane) -> AttentionSums:
     normed = x.map(lambda v: channel_norm(v, p["norm1"]["scale"], p["norm1"]["bias"]).astype(dtype)).masked()
     qk = depthwise(rows, normed.map(lambda v: dot(v, p["qk"])), p["qk_dw"]).masked().value
     n, dim = qk.shape[0], qk.shape[-1] // 2
-    qk = qk.reshape(n, -1, 2 * dim)
-    q, k = qk[..., :dim], qk[..., dim:]
+    halves = (qk[..., :dim].reshape(n, -1, dim), qk[..., dim:].reshape(n, -1, dim))
+    q, k = settle(halves, jnp.all(x.height >= 0))
     gram = jnp.einsum("npc,npd->ncd", q, k, preferred_element_type=wide)
-    squares = jnp.sum(jnp.square(qk.astype(wide)), axis=1)
-    return AttentionSums(gram, squares[:, :dim], squares[:, dim:])
+    q_square, k_square = (jnp.sum(jnp.square(half.astype(wide)), axis=1) for half in (q, k))
+    return AttentionSums(gram, q_square, k_square)
 
 
 def attention_weights(p: Tree, sums: AttentionSums) -> jax.Array:
@@ -271,9 +271,12 @@ def ascend(rows: Rows, p: Tree, up: str, conv: str, x: Plane, skip: Plane) -> Pl
     """From one decoder level to the next: doubles x, fits it to the skip, joins both in one convolution."""
     y = rows.double(x, p[up]).map(nn.relu)
     y = rows.shrink_to(y, skip.height, skip.width).masked()
+    c = y.value.shape[-1]
+    kernel, bias = p[conv]["kernel"], p[conv]["bias"]
+    y = rows.conv(y, kernel[:, :, :c], bias)
+    skip = rows.conv(skip, kernel[:, :, c:])
     y, skip = rows.align(y, skip)
-    joined = y.with_value(jnp.concatenate([y.value, skip.value], axis=-1))
-    return rows.conv(joined, p[conv]["kernel"], p[conv]["bias"]).masked()
+    return y.with_value(y.value + skip.value).masked()
 
 
 def decode(rows: Rows, p: Tree, x: Plane) -> Plane:

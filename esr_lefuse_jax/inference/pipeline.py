@@ -76,6 +76,7 @@ class Pipeline:
         self.ensemble, self.dtype, self.gray, self.max_memory = ensemble, dtype, gray, max_memory
         self.device = device or jax.devices()[0]
         self.canvases = Canvases()
+        self._kept: tuple[tuple, Planes] | None = None
         arithmetic = jnp.dtype(dtype)
         self._fusion = jax.device_put(fast_fusion.prepare(fusion, arithmetic), self.device)
         self.scale = None if sr is None else fast_sr.scale_of(sr)
@@ -113,6 +114,8 @@ class Pipeline:
         plan = plan_fusion(n, canvas, self._itemsize, self.max_memory, self.device)
         on_device = self._run_fusion(_padded(rgb, canvas), _padded(thermal, canvas), _sizes(n, h, w), plan)
         fused = np.asarray(on_device)[:, :h, :w]
+        if not np.isfinite(np.sum(fused)):
+            self._kept = None  # the next image must not find it
         return fused[0] if single else fused
 
     def enlarge(self, image: np.ndarray, rounding: Rounding | None = None) -> np.ndarray:
@@ -122,6 +125,7 @@ class Pipeline:
         """
         if self._sr is None:
             raise ConfigError("this pipeline has no super-resolution weights: give them to load()")
+        self._kept = None  # stage 2 needs the memory
         single = np.ndim(image) == 3
         images = _as_images(image, "image", 3)
         if rounding and self.ensemble == "none" and not self.gray:
@@ -144,9 +148,23 @@ class Pipeline:
         if plan.strip is None:
             return _fuse_whole(self._fusion, colour, thermal, height, width, gray=self.gray)
         fused = strips.fuse_strips(
-            self._fusion, _luminance(colour), thermal, height, width, plan.strip, _planes(plan)
+            self._fusion,
+            _luminance(colour),
+            thermal,
+            height,
+            width,
+            plan.strip,
+            self._fusion_planes(rgb, plan),
         )
         return _recolour(fused, colour, gray=self.gray)
+
+    def _fusion_planes(self, rgb: np.ndarray, plan: Plan) -> Planes:
+        """Where planes are kept: where those of the image before were, if that was of the same kind."""
+        kind = (rgb.shape, plan)
+        if self._kept is None or self._kept[0] != kind:
+            self._kept = None  # before anything new is allocated
+            self._kept = (kind, _planes(plan))
+        return self._kept[1]
 
     def _enlarge_once(self, image: np.ndarray, rounding: Rounding | None = None) -> np.ndarray:
         assert self.scale is not None

@@ -13,6 +13,7 @@ an unpadded image, for images of different sizes in one batch and for any strip 
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,17 +46,8 @@ class Plane:
         return dataclasses.replace(self, value=function(self.value))
 
     def settled(self) -> "Plane":
-        """The same plane, computed once.
-
-        XLA on the CPU repeats cheap-looking work, a 7x7 depthwise convolution say, in each of its consumers, and
-        drops `optimization_barrier` before it decides so. It does not fuse across a conditional.
-        """
-        there = jnp.all(self.height >= 0)  # always true, which the compiler cannot know
-
-        def fenced(value: jax.Array) -> jax.Array:
-            return jax.lax.cond(there, lambda v: v, jnp.zeros_like, value)
-
-        return self.with_value(jax.lax.platform_dependent(self.value, cpu=fenced, default=lambda v: v))
+        """The same plane, computed once (see `settle`)."""
+        return self.with_value(settle(self.value, jnp.all(self.height >= 0)))
 
     def with_value(self, value: jax.Array) -> "Plane":
         """The same rows with other content."""
@@ -90,6 +82,23 @@ class Plane:
     def column(self, index: jax.Array) -> jax.Array:
         """The image column `index` (N,) as (N, R, C)."""
         return jnp.take_along_axis(self.value, per_image(index), axis=2)[:, :, 0]
+
+
+def settle(values: Any, true: jax.Array) -> Any:
+    """The same arrays, computed once.
+
+    XLA on the CPU repeats cheap-looking work, a 7x7 depthwise convolution say, in each of its consumers, and drops
+    `optimization_barrier` before it decides so. It does not fuse across a conditional.
+
+    Args:
+        values: a tree of arrays.
+        true: a condition that always holds, which the compiler cannot know.
+    """
+
+    def fenced(values: Any) -> Any:
+        return jax.lax.cond(true, lambda v: v, lambda v: jax.tree.map(jnp.zeros_like, v), values)
+
+    return jax.lax.platform_dependent(values, cpu=fenced, default=lambda v: v)
 
 
 def per_image(values: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ what a pass writes it never reads again. The whole pass is one compiled program 
 the same shape.
 
 Buffers hold `margin` rows above the image, into which the strips that still wait for its first row write, and rows
-below it up to whole strips. All rows outside the image are zero or masked by the functions.
+below it up to whole strips. They begin as zeros and functions write zeros outside the image, so that those rows stay
+zero whatever a buffer served for before.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from esr_lefuse_jax.inference.rows import Plane, StreamedRows
 MARGIN = 16
 
 # The CPU compiler uses half of an AVX-512 unit unless told otherwise; other back ends and CPUs ignore it.
-COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_copy_insertion_use_region_analysis": True}
 
 PassFunction = Callable[..., tuple[tuple[Plane, ...], Any]]
 Sizes = tuple[jax.Array, jax.Array]
@@ -168,8 +169,11 @@ def _strips(grids: Sequence[Grid], buffers: Sequence[jax.Array], index: jax.Arra
 class Planes(Protocol):
     """Where the planes between passes are kept: `InMemory` or `disk_planes.OnDisk`."""
 
-    def zeros(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
-        """An empty buffer for what lies between two passes."""
+    def take(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
+        """A buffer for what lies between two passes, zero outside the image."""
+
+    def give_back(self, grid: Grid, *buffers: Any) -> None:
+        """Offers buffers that are no longer needed to the next `take`."""
 
     def result(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
         """An empty buffer for what the last pass gives."""
@@ -194,22 +198,36 @@ class Planes(Protocol):
 
 
 class InMemory:
-    """Buffers as arrays on the device, and the passes over them."""
+    """Buffers as arrays on the device, and the passes over them.
 
-    def zeros(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
-        """An empty buffer."""
+    Keeps what is given back: memory that is new costs the first pass that writes it as much as the pass itself.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[tuple, list[jax.Array]] = {}
+
+    def take(self, grid: Grid, batch: int, channels: int, dtype: Any) -> jax.Array:
+        """A buffer that was given back, or a new one."""
+        try:
+            return self._free[grid, batch, channels, jnp.dtype(dtype)].pop()
+        except (KeyError, IndexError):
+            return self.result(grid, batch, channels, dtype)
+
+    def give_back(self, grid: Grid, *buffers: jax.Array) -> None:
+        """Keeps buffers for the next `take` of their kind."""
+        for buffer in buffers:
+            self._free.setdefault((grid, len(buffer), buffer.shape[-1], buffer.dtype), []).append(buffer)
+
+    def result(self, grid: Grid, batch: int, channels: int, dtype: Any) -> jax.Array:
+        """A new buffer."""
         return jnp.zeros((batch, grid.buffer_rows, grid.columns, channels), dtype)
 
-    def result(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
-        """An empty buffer."""
-        return self.zeros(grid, batch, channels, dtype)
-
-    def load(self, image: Any, grid: Grid) -> Any:
+    def load(self, image: Any, grid: Grid) -> jax.Array:
         """Puts (N, H, W, C) into a buffer."""
         below = grid.buffer_rows - grid.margin - image.shape[1]
         return jnp.pad(image, ((0, 0), (grid.margin, below), (0, grid.columns - image.shape[2]), (0, 0)))
 
-    def rows(self, buffer: Any, grid: Grid) -> Any:
+    def rows(self, buffer: jax.Array, grid: Grid) -> jax.Array:
         """The image's rows of a buffer."""
         return buffer[:, grid.margin : grid.margin + grid.rows]
 

@@ -13,7 +13,6 @@ from esr_lefuse_jax.inference.streaming import Grid, InMemory, Planes, Sizes
 from esr_lefuse_jax.models.sr import STAGES
 
 Tree = Mapping[str, Any]
-_IN_MEMORY = InMemory()
 
 
 def _embed_first(rows: Rows, x: Plane, p: Tree):
@@ -37,7 +36,7 @@ def _combine(rows: Rows, x: Plane, context: Plane, texture: Plane, weights: tupl
     return (x.with_value(fast_fusion.combine(x.value, context.value, texture.value, weights)),), ()
 
 
-def _ascend(rows: Rows, x: Plane, skip: Plane, up: jax.Array, conv: Tree):
+def _ascend(rows: Rows, skip: Plane, x: Plane, up: jax.Array, conv: Tree):
     return (fast_fusion.ascend(rows, {"up": up, "conv": conv}, "up", "conv", x, skip),), ()
 
 
@@ -62,36 +61,26 @@ def fuse_strips(
     height: jax.Array,
     width: jax.Array,
     strip: int,
-    planes: Planes = _IN_MEMORY,
+    planes: Planes | None = None,
 ) -> Any:
     """`fast_fusion.fuse_whole` in strips of `strip` rows (a multiple of 8); `planes` says where planes are kept."""
+    planes = planes or InMemory()
     batch, rows, columns, _ = y.shape
     dtype = p["emb1"]["kernel"].dtype
-    # Coarser levels have fewer columns, so that their strips may be taller for the same memory.
     grids = [Grid(rows >> level, columns >> level, strip) for level in range(4)]
     sizes: list[Sizes] = [(height, width)]
     for _ in range(3):
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
 
-    # Memory of the two paths, handed from block to block of a level: fresh pages cost as much as a pass.
-    spare: dict[int, tuple[jax.Array, jax.Array]] = {}
-
-    def block(x: jax.Array, level: int, q: Tree, last: bool = False) -> jax.Array:
+    def block(x: Any, level: int, q: Tree) -> Any:
         grid, size = grids[level], sizes[level]
         _, sums = planes.run(_attention_sums, (grid,), (), (x,), (), (size,), q)
-        empty = spare.pop(level, None) or tuple(
-            planes.zeros(grid, batch, x.shape[-1], dtype) for _ in range(2)
-        )
+        empty = tuple(planes.take(grid, batch, x.shape[-1], dtype) for _ in range(2))
         attention = _attention_weights(q, sums)
-        (context, texture), regions = planes.run(
-            _branches, (grid,), (grid, grid), (x,), empty, (size,), q, attention
-        )
+        paths, regions = planes.run(_branches, (grid,), (grid, grid), (x,), empty, (size,), q, attention)
         weights = _gates(q, regions, size)
-        (x,), _ = planes.run(
-            _combine, (grid,) * 3, (grid,), (None, context, texture), (x,), (size,) * 3, weights
-        )
-        if not last:
-            spare[level] = (context, texture)
+        (x,), _ = planes.run(_combine, (grid,) * 3, (grid,), (None, *paths), (x,), (size,) * 3, weights)
+        planes.give_back(grid, *paths)
         return x
 
     def bridge(level: int) -> tuple[Grid, Grid]:
@@ -100,43 +89,33 @@ def fuse_strips(
         return fine, Grid(coarse.rows, coarse.columns, fine.strip // 2, coarse.margin)
 
     image = planes.load(jnp.concatenate([y, infrared], axis=-1).astype(dtype), grids[0])
-    (x,), _ = planes.run(
-        _embed_first,
-        (grids[0],),
-        (grids[0],),
-        (image,),
-        (planes.zeros(grids[0], batch, 32, dtype),),
-        (sizes[0],),
-        p,
-    )
+    empty = planes.take(grids[0], batch, p["emb1"]["bias"].shape[0], dtype)
+    (x,), _ = planes.run(_embed_first, (grids[0],), (grids[0],), (image,), (empty,), (sizes[0],), p)
     del image
+    x = block(x, 0, p["blk1"])
     skips = []
-    for level in range(4):
-        if level:
-            fine, coarse = bridge(level - 1)
-            channels = p[f"emb{level + 1}"]["bias"].shape[0]
-            empty = planes.zeros(grids[level], batch, channels, dtype)
-            (x,), _ = planes.run(
-                _embed, (fine,), (coarse,), (x,), (empty,), (sizes[level - 1],), p[f"emb{level + 1}"]
-            )
-        x = block(x, level, p[f"blk{level + 1}"], last=level == 3)
-        if level < 3:
-            skips.append(x)
+    for level in (1, 2, 3):
+        skips.append(x)
+        fine, coarse = bridge(level - 1)
+        q = p[f"emb{level + 1}"]
+        empty = planes.take(grids[level], batch, q["bias"].shape[0], dtype)
+        (x,), _ = planes.run(_embed, (fine,), (coarse,), (x,), (empty,), (sizes[level - 1],), q)
+        x = block(x, level, p[f"blk{level + 1}"])
     for index, up in enumerate(("up4", "up3", "up2"), start=1):
         level = 3 - index
         fine, coarse = bridge(level)
-        skip = skips.pop()
-        empty = planes.zeros(grids[level], batch, skip.shape[-1], dtype)
-        (x,), _ = planes.run(
-            _ascend, (coarse, fine), (fine,), (x, skip), (empty,), (sizes[level + 1], sizes[level]), p[up],
+        # The decoder's plane takes the place of the encoder's.
+        (y,), _ = planes.run(
+            _ascend, (fine, coarse), (fine,), (None, x), (skips.pop(),), (sizes[level], sizes[level + 1]), p[up],
             p[f"conv_3_{index}"],
         )  # fmt: skip
-        del skip
-        x = block(x, level, p[f"upblk{index}"], last=level > 0)
+        planes.give_back(grids[level + 1], x)
+        x = block(y, level, p[f"upblk{index}"])
     x = block(x, 0, p["upblk4_0"])
-    x = block(x, 0, p["upblk4_1"], last=True)
+    x = block(x, 0, p["upblk4_1"])
     empty = planes.result(grids[0], batch, 1, jnp.promote_types(dtype, jnp.float32))
     (out,), _ = planes.run(_decode, (grids[0],), (grids[0],), (x,), (empty,), (sizes[0],), p)
+    planes.give_back(grids[0], x)
     return planes.rows(out, grids[0])
 
 
@@ -182,7 +161,7 @@ def enlarge_strips(
     width: jax.Array,
     scale: int,
     strip: int,
-    planes: Planes = _IN_MEMORY,
+    planes: Planes | None = None,
     rounding_offset: float | None = None,
 ) -> Any:
     """`fast_sr.enlarge_whole` in strips of `strip` rows (an even number); `planes` says where planes are kept.
@@ -192,12 +171,13 @@ def enlarge_strips(
     Raises:
         ImageError: a result of 8 bits would hide values that are not finite.
     """
+    planes = planes or InMemory()
     batch, rows, columns, _ = image.shape
     dtype = p["head"]["kernel"].dtype
     grid, size = Grid(rows, columns, strip), (height, width)
     source = planes.load(image, grid)
     channels = p["head"]["bias"].shape[0]
-    empty = (planes.zeros(grid, batch, channels, dtype), planes.zeros(grid, batch, channels, dtype))
+    empty = tuple(planes.take(grid, batch, channels, dtype) for _ in range(2))
     head = {name: p[name] for name in ("head", "fusion", "fusion_bias")}
     (x, total), _ = planes.run(_first, (grid,), (grid, grid), (source,), empty, (size,), head)
     for i in range(STAGES):
