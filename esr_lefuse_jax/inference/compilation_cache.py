@@ -20,7 +20,9 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Path | None:
         _keep_small_programs()
         return Path(chosen)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = Path(folder) if folder else base / "esr_lefuse_jax" / "xla"
+    # A program for the CPU is split for the cores that it was compiled on, and JAX does not tell those apart: one that
+    # a job of a single core left behind would run on a single core for good.
+    path = Path(folder) if folder else base / "esr_lefuse_jax" / f"xla-{_usable_cores()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -28,6 +30,10 @@ def enable(folder: str | os.PathLike[str] | None = None) -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(path))
     _keep_small_programs()
     return path
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keep_small_programs() -> None:

@@ -24,7 +24,8 @@ from esr_lefuse_jax.inference.rows import Plane, StreamedRows
 # Largest lag of any pass, in rows of its finest input; a multiple of every ratio between a pass's planes.
 MARGIN = 16
 
-# The CPU compiler uses half of an AVX-512 unit unless told otherwise; other back ends and CPUs ignore it.
+# For the CPU; other back ends ignore them. Unless told otherwise the compiler uses half of an AVX-512 unit, and copies
+# whole buffers that a pass reads and writes in place.
 COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_copy_insertion_use_region_analysis": True}
 
 PassFunction = Callable[..., tuple[tuple[Plane, ...], Any]]
