@@ -16,6 +16,7 @@ from esr_lefuse_jax.inference import compilation_cache
 from esr_lefuse_jax.inference.canvas import Canvases
 from esr_lefuse_jax.inference.memory import Plan, plan_enlargement, plan_fusion
 from esr_lefuse_jax.inference.pipeline import Pipeline
+from esr_lefuse_jax.inference.streaming import run_pass
 from esr_lefuse_jax.weights import save_orbax, save_pth, save_safetensors
 
 LIMITS = ("compile_time_secs", "entry_size_bytes")
@@ -199,10 +200,11 @@ def test_buffers_kept_for_the_next_image_change_nothing(pair):
     pipeline.canvases = Canvases(waste=1.0, shapes=[(24, 40)])
     visible, infrared = pair
     first = pipeline.fuse(visible, infrared)
-    kept = pipeline._kept
+    kept, programs = pipeline._kept, run_pass._cache_size()
     small = visible[:13, :19], infrared[:13, :19]
     after_larger = pipeline.fuse(*small)
     assert pipeline._kept is kept
+    assert run_pass._cache_size() == programs
     pipeline._kept = None
     np.testing.assert_array_equal(after_larger, pipeline.fuse(*small))
 

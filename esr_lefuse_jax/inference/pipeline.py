@@ -163,7 +163,7 @@ class Pipeline:
         kind = (rgb.shape, plan)
         if self._kept is None or self._kept[0] != kind:
             self._kept = None  # before anything new is allocated
-            self._kept = (kind, _planes(plan))
+            self._kept = (kind, _planes(plan, self.device))
         return self._kept[1]
 
     def _enlarge_once(self, image: np.ndarray, rounding: Rounding | None = None) -> np.ndarray:
@@ -179,13 +179,13 @@ class Pipeline:
             return quantise(out, rounding=rounding) if rounding else out
         offset = None if rounding is None else 0.5 if rounding == "nearest" else 0.0
         out = strips.enlarge_strips(
-            self._sr, padded, height, width, self.scale, plan.strip, _planes(plan), offset
+            self._sr, padded, height, width, self.scale, plan.strip, _planes(plan, self.device), offset
         )
         return np.asarray(out)[:, : h * self.scale, : w * self.scale]
 
 
-def _planes(plan: Plan) -> Planes:
-    return OnDisk() if plan.on_disk else InMemory()
+def _planes(plan: Plan, device: Any) -> Planes:
+    return OnDisk() if plan.on_disk else InMemory(device)
 
 
 def load(

@@ -202,9 +202,14 @@ class InMemory:
     """Buffers as arrays on the device, and the passes over them.
 
     Keeps what is given back: memory that is new costs the first pass that writes it as much as the pass itself.
+
+    Args:
+        device: where new buffers go. Without one they are bound to no device, unlike what a pass returns, and JAX
+            compiles a pass for each of the two.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: Any = None) -> None:
+        self._device = device
         self._free: dict[tuple, list[jax.Array]] = {}
 
     def take(self, grid: Grid, batch: int, channels: int, dtype: Any) -> jax.Array:
@@ -221,7 +226,8 @@ class InMemory:
 
     def result(self, grid: Grid, batch: int, channels: int, dtype: Any) -> jax.Array:
         """A new buffer."""
-        return jnp.zeros((batch, grid.buffer_rows, grid.columns, channels), dtype)
+        shape = (batch, grid.buffer_rows, grid.columns, channels)
+        return jnp.zeros(shape, dtype, device=self._device)
 
     def load(self, image: Any, grid: Grid) -> jax.Array:
         """Puts (N, H, W, C) into a buffer."""
