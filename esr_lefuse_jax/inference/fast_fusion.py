@@ -132,6 +132,16 @@ def depthwise(rows: Rows, x: Plane, kernel: jax.Array) -> Plane:
     return extended.map(lambda v: shifted_sum(pad_for(v, (1, kernel.shape[1])), kernel))
 
 
+def projected_depthwise(rows: Rows, x: Plane, weight: jax.Array, kernel: jax.Array) -> Plane:
+    """A product with (C, F), then a depthwise convolution; x must be zero outside the image.
+
+    The padding comes before the product, where it is narrower.
+    """
+    half = kernel.shape[0] // 2
+    extended = rows.extend(x, half, half)
+    return extended.map(lambda v: shifted_sum(dot(pad_for(v, (1, kernel.shape[1])), weight), kernel))
+
+
 class AttentionSums(NamedTuple):
     """What attention needs of queries and keys; adds up over strips. (N, d, d), (N, d), (N, d)."""
 
@@ -145,7 +155,7 @@ def attention_sums(rows: Rows, p: Tree, x: Plane) -> AttentionSums:
     dtype = p["qk"].dtype
     wide = jnp.promote_types(dtype, jnp.float32)
     normed = x.map(lambda v: channel_norm(v, p["norm1"]["scale"], p["norm1"]["bias"]).astype(dtype)).masked()
-    qk = depthwise(rows, normed.map(lambda v: dot(v, p["qk"])), p["qk_dw"]).masked().value
+    qk = projected_depthwise(rows, normed, p["qk"], p["qk_dw"]).masked().value
     n, dim = qk.shape[0], qk.shape[-1] // 2
     halves = (qk[..., :dim].reshape(n, -1, dim), qk[..., dim:].reshape(n, -1, dim))
     q, k = settle(halves, jnp.all(x.height >= 0))
@@ -184,7 +194,7 @@ def branches(rows: Rows, p: Tree, x: Plane, attention: jax.Array) -> Branches:
     """Second pass of a module: both paths, and the nine region sums of their concatenation, (N, 3, 3, 2d)."""
     dtype = p["v"].dtype
     normed = x.map(lambda v: channel_norm(v, p["norm1"]["scale"], p["norm1"]["bias"]).astype(dtype)).masked()
-    values = depthwise(rows, normed.map(lambda v: dot(v, p["v"])), p["v_dw"])
+    values = projected_depthwise(rows, normed, p["v"], p["v_dw"])
     values, delayed = rows.align(values, x)
     attended = jnp.einsum("nhwd,ndo->nhwo", values.value, attention.astype(dtype))
     context = delayed.with_value(delayed.value + attended)
@@ -192,7 +202,7 @@ def branches(rows: Rows, p: Tree, x: Plane, attention: jax.Array) -> Branches:
     normed = context.map(
         lambda v: channel_norm(v, p["norm2"]["scale"], p["norm2"]["bias"]).astype(dtype)
     ).masked()
-    hidden = depthwise(rows, normed.map(lambda v: dot(v, p["ffn_in"])), p["ffn_dw"])
+    hidden = projected_depthwise(rows, normed, p["ffn_in"], p["ffn_dw"])
     half = hidden.value.shape[-1] // 2
 
     def gated(v: jax.Array) -> jax.Array:
@@ -209,7 +219,8 @@ def branches(rows: Rows, p: Tree, x: Plane, attention: jax.Array) -> Branches:
         return dot(nn.relu6(expanded[..., :middle]) * expanded[..., middle:], p["out"]) + p["out_bias"]
 
     texture = depthwise(rows, texture.map(expand).masked(), p["dw2"])
-    texture, delayed, context = rows.align(texture, x, context)
+    # The context does not wait for the texture: their sums are apart, and each goes to its own place.
+    texture, delayed = rows.align(texture, x)
     texture = texture.with_value(texture.value + dot(delayed.value, p["aux"]) + p["aux_bias"])
     context, texture = context.masked(), texture.masked().settled()
     return Branches(context, texture, jnp.concatenate([region_sums(context), region_sums(texture)], axis=-1))
