@@ -76,7 +76,7 @@ class Pipeline:
         self.ensemble, self.dtype, self.gray, self.max_memory = ensemble, dtype, gray, max_memory
         self.device = device or jax.devices()[0]
         self.canvases = Canvases()
-        self._kept: tuple[tuple, Planes] | None = None
+        self._kept: tuple[tuple, Plan, Planes] | None = None
         arithmetic = jnp.dtype(dtype)
         self._fusion = jax.device_put(fast_fusion.prepare(fusion, arithmetic), self.device)
         self.scale = None if sr is None else fast_sr.scale_of(sr)
@@ -111,8 +111,7 @@ class Pipeline:
             )
         n, h, w, _ = rgb.shape
         canvas = self.canvases.fit(h, w)
-        plan = plan_fusion(n, canvas, self._itemsize, self.max_memory, self.device)
-        on_device = self._run_fusion(_padded(rgb, canvas), _padded(thermal, canvas), _sizes(n, h, w), plan)
+        on_device = self._run_fusion(_padded(rgb, canvas), _padded(thermal, canvas), _sizes(n, h, w))
         fused = np.asarray(on_device)[:, :h, :w]
         if not np.isfinite(np.sum(fused)):
             self._kept = None  # the next image must not find it
@@ -143,7 +142,8 @@ class Pipeline:
     def _itemsize(self) -> int:
         return jnp.dtype(self.dtype).itemsize
 
-    def _run_fusion(self, rgb: np.ndarray, infrared: np.ndarray, sizes: tuple, plan: Plan) -> jax.Array:
+    def _run_fusion(self, rgb: np.ndarray, infrared: np.ndarray, sizes: tuple) -> jax.Array:
+        plan, planes = self._fusion_plan(len(rgb), rgb.shape[1:3])
         colour, thermal, height, width = jax.device_put((rgb, infrared, *sizes), self.device)
         if plan.strip is None:
             return _fuse_whole(self._fusion, colour, thermal, height, width, gray=self.gray)
@@ -154,17 +154,21 @@ class Pipeline:
             height,
             width,
             plan.strip,
-            self._fusion_planes(rgb, plan),
+            planes,
         )
         return _recolour(fused, colour, gray=self.gray)
 
-    def _fusion_planes(self, rgb: np.ndarray, plan: Plan) -> Planes:
-        """Where planes are kept: where those of the image before were, if that was of the same kind."""
-        kind = (rgb.shape, plan)
+    def _fusion_plan(self, n: int, canvas: tuple[int, int]) -> tuple[Plan, Planes]:
+        """How images of this shape run, and where their planes are: where those of the images before were, if any.
+
+        What is kept is not free: planned anew, the same images would find less memory.
+        """
+        kind = (n, canvas, self.max_memory)
         if self._kept is None or self._kept[0] != kind:
-            self._kept = None  # before anything new is allocated
-            self._kept = (kind, _planes(plan, self.device))
-        return self._kept[1]
+            self._kept = None  # freed before anything is planned
+            plan = plan_fusion(n, canvas, self._itemsize, self.max_memory, self.device)
+            self._kept = (kind, plan, _planes(plan, self.device))
+        return self._kept[1:]
 
     def _enlarge_once(self, image: np.ndarray, rounding: Rounding | None = None) -> np.ndarray:
         assert self.scale is not None
