@@ -164,11 +164,12 @@ class Pipeline:
         What is kept is not free: planned anew, the same images would find less memory.
         """
         kind = (n, canvas, self.max_memory)
-        if self._kept is None or self._kept[0] != kind:
-            self._kept = None  # freed before anything is planned
+        kept = self._kept  # read once: another thread's call may drop it
+        if kept is None or kept[0] != kind:
+            self._kept = kept = None  # freed before anything is planned
             plan = plan_fusion(n, canvas, self._itemsize, self.max_memory, self.device)
-            self._kept = (kind, plan, _planes(plan, self.device))
-        return self._kept[1:]
+            self._kept = kept = (kind, plan, _planes(plan, self.device))
+        return kept[1:]
 
     def _enlarge_once(self, image: np.ndarray, rounding: Rounding | None = None) -> np.ndarray:
         assert self.scale is not None
