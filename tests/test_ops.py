@@ -8,8 +8,10 @@ import pytest
 from esr_lefuse_jax.color import rgb_to_ycrcb, ycrcb_to_rgb
 from esr_lefuse_jax.inference import ensemble
 from esr_lefuse_jax.ops.depthwise import depthwise_conv
+from esr_lefuse_jax.ops.narrow import narrow_conv
 from esr_lefuse_jax.ops.resize import bicubic, pixel_shuffle
 from esr_lefuse_jax.ops.strided import conv_stride2, conv_transpose2
+from esr_lefuse_jax.ops.sums import pixel_sum
 from esr_lefuse_jax.ops.window_sums import border_sums, window_sums
 
 
@@ -61,6 +63,27 @@ def test_border_sums_have_the_gradient_of_their_definition(size):
     weight = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 3, 3)), jnp.float32)
     ours, theirs = (jax.grad(lambda x, f=f: jnp.sum(f(x) * weight))(x) for f in (border_sums, plain))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "features", "taps", "side"),
+    [(2, 5, (3, 3), 1), (3, 3, (3, 3), 1), (6, 1, (3, 3), 1), (7, 3, (5, 3), 2), (4, 9, (3, 1), 0)],
+)
+def test_narrow_convolution_is_the_convolution(channels, features, taps, side):
+    rng = np.random.default_rng(channels)
+    x = jnp.asarray(rng.normal(size=(2, 7, 9, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*taps, channels, features)), jnp.float32)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), ((0, 0), (side, side)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(narrow_conv(x, kernel, side), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (2, 5, 7, 4), (1, 64, 1000, 2)], ids=str)
+def test_pixel_sum_keeps_its_digits(shape):
+    x = np.random.default_rng(0).random(shape).astype(np.float32)
+    expected = x.astype(np.float64).sum((1, 2))
+    np.testing.assert_allclose(jax.jit(pixel_sum)(x), expected, rtol=1e-6)
 
 
 @pytest.mark.torch

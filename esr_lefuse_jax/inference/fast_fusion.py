@@ -25,6 +25,7 @@ from esr_lefuse_jax.inference.rows import Plane, Rows, WholeRows, settle
 from esr_lefuse_jax.models.fusion import HEAD_CHANNELS, NORM_FLOOR
 from esr_lefuse_jax.models.layers import channel_norm, leaky_relu, mean_of_conv
 from esr_lefuse_jax.ops.depthwise import pad_for, shifted_sum
+from esr_lefuse_jax.ops.sums import pixel_sum
 
 Tree = Mapping[str, Any]
 
@@ -125,6 +126,11 @@ def gelu(x: jax.Array) -> jax.Array:
     return (0.5 * wide * (1 + jax.lax.erf(wide * np.sqrt(0.5).astype(wide.dtype)))).astype(x.dtype)
 
 
+def normed(x: Plane, p: Tree, dtype: Any) -> Plane:
+    """Layer norm over the channels, zero outside the image."""
+    return x.map(lambda v: channel_norm(v, p["scale"], p["bias"]).astype(dtype)).masked()
+
+
 def depthwise(rows: Rows, x: Plane, kernel: jax.Array) -> Plane:
     """Depthwise convolution, same size; x must be zero outside the image."""
     half = kernel.shape[0] // 2
@@ -154,13 +160,11 @@ def attention_sums(rows: Rows, p: Tree, x: Plane) -> AttentionSums:
     """First pass of a module: Gram matrix and squared norms of queries and keys."""
     dtype = p["qk"].dtype
     wide = jnp.promote_types(dtype, jnp.float32)
-    normed = x.map(lambda v: channel_norm(v, p["norm1"]["scale"], p["norm1"]["bias"]).astype(dtype)).masked()
-    qk = projected_depthwise(rows, normed, p["qk"], p["qk_dw"]).masked().value
+    qk = projected_depthwise(rows, normed(x, p["norm1"], dtype), p["qk"], p["qk_dw"]).masked().value
     n, dim = qk.shape[0], qk.shape[-1] // 2
-    halves = (qk[..., :dim].reshape(n, -1, dim), qk[..., dim:].reshape(n, -1, dim))
-    q, k = settle(halves, jnp.all(x.height >= 0))
-    gram = jnp.einsum("npc,npd->ncd", q, k, preferred_element_type=wide)
-    q_square, k_square = (jnp.sum(jnp.square(half.astype(wide)), axis=1) for half in (q, k))
+    q, k = settle((qk[..., :dim], qk[..., dim:]), jnp.all(x.height >= 0))
+    gram = jnp.einsum("npc,npd->ncd", *(v.reshape(n, -1, dim) for v in (q, k)), preferred_element_type=wide)
+    q_square, k_square = (pixel_sum(jnp.square(v.astype(wide))) for v in (q, k))
     return AttentionSums(gram, q_square, k_square)
 
 
@@ -193,16 +197,12 @@ class Branches(NamedTuple):
 def branches(rows: Rows, p: Tree, x: Plane, attention: jax.Array) -> Branches:
     """Second pass of a module: both paths, and the nine region sums of their concatenation, (N, 3, 3, 2d)."""
     dtype = p["v"].dtype
-    normed = x.map(lambda v: channel_norm(v, p["norm1"]["scale"], p["norm1"]["bias"]).astype(dtype)).masked()
-    values = projected_depthwise(rows, normed, p["v"], p["v_dw"])
+    values = projected_depthwise(rows, normed(x, p["norm1"], dtype), p["v"], p["v_dw"])
     values, delayed = rows.align(values, x)
     attended = jnp.einsum("nhwd,ndo->nhwo", values.value, attention.astype(dtype))
     context = delayed.with_value(delayed.value + attended)
 
-    normed = context.map(
-        lambda v: channel_norm(v, p["norm2"]["scale"], p["norm2"]["bias"]).astype(dtype)
-    ).masked()
-    hidden = projected_depthwise(rows, normed, p["ffn_in"], p["ffn_dw"])
+    hidden = projected_depthwise(rows, normed(context, p["norm2"], dtype), p["ffn_in"], p["ffn_dw"])
     half = hidden.value.shape[-1] // 2
 
     def gated(v: jax.Array) -> jax.Array:
@@ -236,17 +236,15 @@ def region_sums(x: Plane) -> jax.Array:
         here = (index >= x.start) & (index < x.start + x.value.shape[1])
         return jnp.where(here[:, None, None], x.row(index).astype(wide), 0)
 
-    # Every sum reads memory in order; summing rows first and columns later would stride over it.
-    whole = jnp.sum(x.value, axis=(1, 2), dtype=wide)
     columns = [
         jnp.sum(x.value[:, :, 0], axis=1, dtype=wide),
         jnp.sum(x.column(last_column), axis=1, dtype=wide),
     ]
-    regions = [[whole, *columns]]
+    regions = [[pixel_sum(x.value), *columns]]
     for index in (jnp.zeros_like(last_row), last_row):
         row = line(index)
         end = jnp.take_along_axis(row, last_column[:, None, None], axis=1)[:, 0]
-        regions.append([jnp.sum(row, axis=1), row[:, 0], end])
+        regions.append([pixel_sum(row[:, None]), row[:, 0], end])
     return jnp.stack([jnp.stack(row, axis=1) for row in regions], axis=1)
 
 

@@ -22,6 +22,7 @@ from esr_lefuse_jax.inference.rows import Plane, Rows, WholeRows, convolve
 from esr_lefuse_jax.models.layers import leaky_relu
 from esr_lefuse_jax.models.sr import STAGES
 from esr_lefuse_jax.ops.resize import bicubic, pixel_shuffle
+from esr_lefuse_jax.ops.sums import pixel_sum
 
 Tree = Mapping[str, Any]
 
@@ -130,12 +131,7 @@ def reversed_u(rows: Rows, p: Tree, x: Plane) -> tuple[Plane, jax.Array]:
     y = rows.conv(y, p["down_2"]["kernel"], p["down_2"]["bias"])
     x, y = rows.align(x, y)
     y = y.with_value(y.value + convolve(x.value, p["skip"]["kernel"], p["skip"]["bias"])).masked()
-    return y, pixel_sum(y)
-
-
-def pixel_sum(x: Plane) -> jax.Array:
-    """Sum over the pixels of a masked plane, (N, C), float32 or wider."""
-    return jnp.sum(x.value, axis=(1, 2), dtype=jnp.promote_types(x.value.dtype, jnp.float32))
+    return y, pixel_sum(y.value)
 
 
 def gate(p: Tree, pixel_sums: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
@@ -164,7 +160,7 @@ def dense(rows: Rows, p: Tree, stage: int, x: Plane, factor: jax.Array) -> tuple
 def fused(x: Plane) -> tuple[Plane, jax.Array]:
     """The fusion's activation, and the sum of it over the pixels."""
     x = x.map(leaky_relu).masked()
-    return x, pixel_sum(x)
+    return x, pixel_sum(x.value)
 
 
 def finish(rows: Rows, p: Tree, x: Plane, factor: jax.Array, image: Plane, scale: int) -> Plane:

@@ -12,12 +12,14 @@ an unpadded image, for images of different sizes in one batch and for any strip 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from esr_lefuse_jax.ops.narrow import FEW, narrow_conv
 from esr_lefuse_jax.ops.strided import interleave
 
 _CONV_DIMS = ("NHWC", "HWIO", "NHWC")
@@ -107,16 +109,23 @@ def per_image(values: jax.Array) -> jax.Array:
 
 
 def convolve(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride: int = 1, side: int | None = None
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, side: int | None = None
 ) -> jax.Array:
     """A convolution that pads columns but not rows; `side` columns of padding, half the kernel by default."""
-    side = kernel.shape[1] // 2 if side is None else side
+    padding = kernel.shape[1] // 2 if side is None else side
+
+    def general(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), ((0, 0), (padding, padding)), dimension_numbers=_CONV_DIMS
+        )
+
     if kernel.shape[:2] == (1, 1):
         y = jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+    elif min(kernel.shape[2:]) <= FEW:
+        narrow = functools.partial(narrow_conv, side=padding)
+        y = jax.lax.platform_dependent(x, kernel, cpu=narrow, default=general)
     else:
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), ((0, 0), (side, side)), dimension_numbers=_CONV_DIMS
-        )
+        y = general(x, kernel)
     return y if bias is None else y + bias
 
 

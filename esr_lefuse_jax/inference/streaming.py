@@ -24,9 +24,14 @@ from esr_lefuse_jax.inference.rows import Plane, StreamedRows
 # Largest lag of any pass, in rows of its finest input; a multiple of every ratio between a pass's planes.
 MARGIN = 16
 
-# For the CPU; other back ends ignore them. Unless told otherwise the compiler uses half of an AVX-512 unit, and copies
-# whole buffers that a pass reads and writes in place.
-COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_copy_insertion_use_region_analysis": True}
+# For the CPU; other back ends ignore them. Unless told otherwise the compiler uses half of an AVX-512 unit, copies whole
+# buffers that a pass reads and writes in place, and hands products and reductions to a library (YNNPACK) that leaves one
+# of two cores waiting more often than the compiler's own do.
+COMPILER_OPTIONS = {
+    "xla_cpu_prefer_vector_width": 512,
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+    "xla_cpu_experimental_ynn_fusion_type": "",
+}
 
 PassFunction = Callable[..., tuple[tuple[Plane, ...], Any]]
 Sizes = tuple[jax.Array, jax.Array]
