@@ -194,28 +194,43 @@ def test_less_memory_means_lower_strips():
         assert plan == Plan(8)
 
 
-def test_buffers_kept_for_the_next_image_change_nothing(pair):
-    """A smaller image after a larger one, and any image after one that gave NaN, as if it were the first."""
-    pipeline = Pipeline(networks.variables("fusion"), networks.variables("sr"))
+def test_buffers_kept_for_the_next_image_change_nothing(pair, monkeypatch):
+    """A smaller image after a larger one, and any image after one that gave NaN or failed, as if it were the first."""
+    # Enough memory for strips of eight rows and no more: a strip then reads rows that the image before wrote.
+    pipeline = Pipeline(networks.variables("fusion"), networks.variables("sr"), max_memory=2_000_000)
     pipeline.canvases = Canvases(waste=1.0, shapes=[(24, 40)])
     visible, infrared = pair
     first = pipeline.fuse(visible, infrared)
-    kept, programs = pipeline._kept, run_pass._cache_size()
+    ((plan, planes),) = pipeline._kept.values()
+    assert plan == Plan(8)
+    programs = run_pass._cache_size()
     small = visible[:13, :19], infrared[:13, :19]
     after_larger = pipeline.fuse(*small)
-    assert pipeline._kept is kept
+    assert [kept for _, kept in pipeline._kept.values()] == [planes]
     assert run_pass._cache_size() == programs
-    pipeline._kept = None
+    pipeline._kept = {}
     np.testing.assert_array_equal(after_larger, pipeline.fuse(*small))
 
     weights = pipeline._fusion
-    pipeline._fusion = jax.tree.map(lambda leaf: leaf * np.nan, weights)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, weights)
+    pipeline._fusion = broken
     assert not np.isfinite(pipeline.fuse(visible, infrared)).any()
     pipeline._fusion = weights
     np.testing.assert_array_equal(pipeline.fuse(visible, infrared), first)
 
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        pipeline._fusion = broken
+        patch.setattr("esr_lefuse_jax.inference.pipeline._recolour", fail)
+        with pytest.raises(RuntimeError):
+            pipeline.fuse(visible, infrared)
+    pipeline._fusion = weights
+    np.testing.assert_array_equal(pipeline.fuse(visible, infrared), first)
+
     pipeline.enlarge(first)
-    assert pipeline._kept is None  # stage 2 has the memory to itself
+    assert not pipeline._kept  # stage 2 has the memory to itself
 
 
 def test_planes_on_disk_change_nothing(pair, result):

@@ -141,7 +141,8 @@ def depthwise(rows: Rows, x: Plane, kernel: jax.Array) -> Plane:
 def projected_depthwise(rows: Rows, x: Plane, weight: jax.Array, kernel: jax.Array) -> Plane:
     """A product with (C, F), then a depthwise convolution; x must be zero outside the image.
 
-    The padding comes before the product, where it is narrower.
+    Padding and the rows kept from strip to strip are those before the product, where they are narrower; in return
+    every strip repeats the product for the rows that it was given.
     """
     half = kernel.shape[0] // 2
     extended = rows.extend(x, half, half)

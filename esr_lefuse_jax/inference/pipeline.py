@@ -76,7 +76,8 @@ class Pipeline:
         self.ensemble, self.dtype, self.gray, self.max_memory = ensemble, dtype, gray, max_memory
         self.device = device or jax.devices()[0]
         self.canvases = Canvases()
-        self._kept: tuple[tuple, Plan, Planes] | None = None
+        # Buffers of stage 1 between two images of a shape, with the plan they were made for; at most one entry.
+        self._kept: dict[tuple, tuple[Plan, Planes]] = {}
         arithmetic = jnp.dtype(dtype)
         self._fusion = jax.device_put(fast_fusion.prepare(fusion, arithmetic), self.device)
         self.scale = None if sr is None else fast_sr.scale_of(sr)
@@ -111,10 +112,13 @@ class Pipeline:
             )
         n, h, w, _ = rgb.shape
         canvas = self.canvases.fit(h, w)
-        on_device = self._run_fusion(_padded(rgb, canvas), _padded(thermal, canvas), _sizes(n, h, w))
-        fused = np.asarray(on_device)[:, :h, :w]
-        if not np.isfinite(np.sum(fused)):
-            self._kept = None  # the next image must not find it
+        kind = (n, canvas, self.max_memory)
+        plan, planes = self._take_kept(kind) or self._plan_fusion(n, canvas)
+        padded = _padded(rgb, canvas), _padded(thermal, canvas)
+        fused = np.asarray(self._run_fusion(*padded, _sizes(n, h, w), plan, planes))[:, :h, :w]
+        # Put back only now: an image that failed or is not finite leaves nothing behind for the next.
+        if plan.strip is not None and not plan.on_disk and np.isfinite(np.sum(fused)):
+            self._kept = {kind: (plan, planes)}
         return fused[0] if single else fused
 
     def enlarge(self, image: np.ndarray, rounding: Rounding | None = None) -> np.ndarray:
@@ -124,9 +128,9 @@ class Pipeline:
         """
         if self._sr is None:
             raise ConfigError("this pipeline has no super-resolution weights: give them to load()")
-        self._kept = None  # stage 2 needs the memory
         single = np.ndim(image) == 3
         images = _as_images(image, "image", 3)
+        self._kept = {}  # stage 2 needs the memory
         if rounding and self.ensemble == "none" and not self.gray:
             result = self._enlarge_once(images, rounding)
             return result[0] if single else result
@@ -142,34 +146,30 @@ class Pipeline:
     def _itemsize(self) -> int:
         return jnp.dtype(self.dtype).itemsize
 
-    def _run_fusion(self, rgb: np.ndarray, infrared: np.ndarray, sizes: tuple) -> jax.Array:
-        plan, planes = self._fusion_plan(len(rgb), rgb.shape[1:3])
+    def _take_kept(self, kind: tuple) -> tuple[Plan, Planes] | None:
+        """The plan and the buffers of the image before, for this thread alone, if they are of this kind.
+
+        With the plan, since what is kept is not free memory: planned anew, the same images would find less.
+        """
+        kept = self._kept.pop(kind, None)
+        if kept is None:
+            self._kept = {}  # freed before anything is planned
+        return kept
+
+    def _plan_fusion(self, n: int, canvas: tuple[int, int]) -> tuple[Plan, Planes]:
+        plan = plan_fusion(n, canvas, self._itemsize, self.max_memory, self.device)
+        return plan, _planes(plan, self.device)
+
+    def _run_fusion(
+        self, rgb: np.ndarray, infrared: np.ndarray, sizes: tuple, plan: Plan, planes: Planes
+    ) -> jax.Array:
         colour, thermal, height, width = jax.device_put((rgb, infrared, *sizes), self.device)
         if plan.strip is None:
             return _fuse_whole(self._fusion, colour, thermal, height, width, gray=self.gray)
         fused = strips.fuse_strips(
-            self._fusion,
-            _luminance(colour),
-            thermal,
-            height,
-            width,
-            plan.strip,
-            planes,
+            self._fusion, _luminance(colour), thermal, height, width, plan.strip, planes
         )
         return _recolour(fused, colour, gray=self.gray)
-
-    def _fusion_plan(self, n: int, canvas: tuple[int, int]) -> tuple[Plan, Planes]:
-        """How images of this shape run, and where their planes are: where those of the images before were, if any.
-
-        What is kept is not free: planned anew, the same images would find less memory.
-        """
-        kind = (n, canvas, self.max_memory)
-        kept = self._kept  # read once: another thread's call may drop it
-        if kept is None or kept[0] != kind:
-            self._kept = kept = None  # freed before anything is planned
-            plan = plan_fusion(n, canvas, self._itemsize, self.max_memory, self.device)
-            self._kept = kept = (kind, plan, _planes(plan, self.device))
-        return kept[1:]
 
     def _enlarge_once(self, image: np.ndarray, rounding: Rounding | None = None) -> np.ndarray:
         assert self.scale is not None

@@ -4,8 +4,8 @@ The fast networks are written once, against `Rows`. Two implementations decide w
 
 - `WholeRows`: the plane is the whole (padded) image; a window is zero padding above and below.
 - `StreamedRows`: the plane is a strip. Every spatial operation keeps the last rows of its input from one strip to
-  the next, so that nothing is computed twice and nothing is approximated: each operation only trails its input by
-  the rows that it still has to wait for. `Plane.lag` counts them; `align` delays the planes that are ahead.
+  the next, so that nothing is approximated and next to nothing computed twice: each operation only trails its input
+  by the rows that it still has to wait for. `Plane.lag` counts them; `align` delays the planes that are ahead.
 
 Pixels outside the image are kept at zero before every spatial operation (`masked`), which makes the result that of
 an unpadded image, for images of different sizes in one batch and for any strip height.

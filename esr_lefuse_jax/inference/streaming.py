@@ -6,8 +6,8 @@ what a pass writes it never reads again. The whole pass is one compiled program 
 the same shape.
 
 Buffers hold `margin` rows above the image, into which the strips that still wait for its first row write, and rows
-below it up to whole strips. They begin as zeros and functions write zeros outside the image, so that those rows stay
-zero whatever a buffer served for before.
+below it up to whole strips. They begin as zeros, and functions whose results are given back write zeros outside the
+image, so that those rows stay zero whatever a buffer served for before.
 """
 
 import dataclasses
@@ -179,7 +179,7 @@ class Planes(Protocol):
         """A buffer for what lies between two passes, zero outside the image."""
 
     def give_back(self, grid: Grid, *buffers: Any) -> None:
-        """Offers buffers that are no longer needed to the next `take`."""
+        """Offers buffers that are no longer needed, and zero outside the image, to the next `take`."""
 
     def result(self, grid: Grid, batch: int, channels: int, dtype: Any) -> Any:
         """An empty buffer for what the last pass gives."""
