@@ -11,6 +11,7 @@ Only the first process writes and reads; the state is the same on all of them.
 import json
 import logging
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -231,7 +232,11 @@ class Checkpoints:
 
     def _failure(self, step: int | None, error: Exception) -> OutputError:
         for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            for _ in range(50):  # other threads of the failed save may still be writing into it
+                shutil.rmtree(leftover, ignore_errors=True)
+                if not leftover.exists():
+                    break
+                time.sleep(0.02)
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         self._unsealed = None
         return OutputError(
