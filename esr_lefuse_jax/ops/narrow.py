@@ -1,7 +1,7 @@
 """Convolutions that read or give few channels, for the CPU.
 
 The compiler's convolution is a matrix product behind a copy of every window. With two or three channels on one side
-the product is too narrow to pay for that: sums of shifted products take a fifth to a half of the time.
+the product is too narrow to pay for that: sums of shifted products take a quarter to a half of the time.
 """
 
 import jax
